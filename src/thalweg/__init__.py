@@ -1,0 +1,76 @@
+"""Where on the loss landscape does my training stand, how sure is that, and what would move it?
+
+The names below are loaded when they are first used, so that ``import thalweg`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from thalweg.version import __version__
+
+if TYPE_CHECKING:
+    from thalweg.curvature.density import Density, density
+    from thalweg.curvature.spectrum import Spectrum, spectrum
+    from thalweg.curvature.trace import trace
+    from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
+    from thalweg.diagnosis.verdict import Verdict
+    from thalweg.errors import CheckpointError, InputError, ModelError, NumericalError, ThalwegError
+    from thalweg.estimates import Estimate
+    from thalweg.problem.builtin.registry import problems
+    from thalweg.problem.loading import load_problem
+    from thalweg.problem.problem import Problem
+
+_HOMES = {
+    "CheckpointError": "errors",
+    "Density": "curvature.density",
+    "Diagnosis": "diagnosis.diagnosis",
+    "Estimate": "estimates",
+    "InputError": "errors",
+    "ModelError": "errors",
+    "NumericalError": "errors",
+    "Problem": "problem.problem",
+    "Spectrum": "curvature.spectrum",
+    "ThalwegError": "errors",
+    "Verdict": "diagnosis.verdict",
+    "density": "curvature.density",
+    "diagnose": "diagnosis.diagnosis",
+    "load_problem": "problem.loading",
+    "problems": "problem.builtin.registry",
+    "spectrum": "curvature.spectrum",
+    "trace": "curvature.trace",
+}
+
+__all__ = [
+    "CheckpointError",
+    "Density",
+    "Diagnosis",
+    "Estimate",
+    "InputError",
+    "ModelError",
+    "NumericalError",
+    "Problem",
+    "Spectrum",
+    "ThalwegError",
+    "Verdict",
+    "__version__",
+    "density",
+    "diagnose",
+    "load_problem",
+    "problems",
+    "spectrum",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"thalweg.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+"""``thalweg diagnose``: a verdict with its evidence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from thalweg.cli.options import give_out, open_problem, problem_options, working
+from thalweg.diagnosis.diagnosis import diagnose
+from thalweg.diagnosis.verdict import Verdict
+
+__all__ = ["command"]
+
+
+@click.command("diagnose")
+@problem_options
+@click.option(
+    "--budget",
+    type=float,
+    metavar="N",
+    help="Spend at most N gradient-equivalents (forward and backward passes over the sample); 20 or more. "
+    "A full answer takes about 220.",
+)
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the diagnosis as a page.",
+)
+@click.option(
+    "--fail-on",
+    "fail_on",
+    multiple=True,
+    type=click.Choice([verdict.value for verdict in Verdict]),
+    metavar="VERDICT",
+    help="Exit with 1 on this verdict; may be given several times.",
+)
+def command(
+    problem: str,
+    checkpoint: Path | None,
+    seed: int,
+    json_path: str | None,
+    budget: float | None,
+    html_path: Path | None,
+    fail_on: tuple[str, ...],
+) -> None:
+    r"""Say where the training of PROBLEM stands on its loss landscape.
+
+    PROBLEM is a built-in name (see `thalweg problems`; the default is a saddle), or file.py:function or
+    package.module:function that returns a thalweg.Problem.
+
+    \b
+    thalweg diagnose digits-mlp
+    thalweg diagnose train.py:problem --checkpoint last.safetensors --json report.json
+    thalweg diagnose train.py:problem --fail-on plateau --fail-on bouncing
+    """
+    with working() as bar:
+        bar.phase("building the problem")
+        opened = open_problem(problem, checkpoint, seed)
+        diagnosis = diagnose(opened, seed=seed, budget=budget, progress=bar)
+    give_out(diagnosis, json_path, html_path)
+    if diagnosis.verdict.value in fail_on:
+        sys.exit(1)

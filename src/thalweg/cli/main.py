@@ -1,0 +1,81 @@
+"""The ``thalweg`` command: its verbs, its exit codes, its one-line errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from thalweg.errors import ThalwegError
+from thalweg.version import __version__
+
+__all__ = ["command", "main"]
+
+# verb -> one line for `thalweg --help`; each verb lives in its own file, loaded when it is used, so that
+# the help answers at once.
+_VERBS = {
+    "diagnose": "Say where a training stands: minimum, saddle, plateau, descending, bouncing …",
+    "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
+    "problems": "List the built-in problems.",
+    "doctor": "Show versions, devices and what is available.",
+}
+_INTERRUPTED = 130
+
+# torch's threads spin while they wait for each other, which on a busy machine makes small models twenty times
+# slower; must be said before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _VERBS:
+            return None
+        found: click.Command = importlib.import_module(f"thalweg.cli.{name}").command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 answered, 1 answered and --fail-on holds, 2 wrong usage, 3 could not answer, "
+    "130 interrupted.",
+)
+@click.version_option(__version__, prog_name="thalweg")
+def command() -> None:
+    r"""Where on the loss landscape does my training stand, how sure is that, and what would move it?
+
+    \b
+    thalweg diagnose                        the built-in demonstration, no files needed
+    thalweg diagnose digits-deep-sigmoid    a built-in problem
+    thalweg diagnose train.py:problem --checkpoint last.safetensors
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code; errors are one message, never a traceback."""
+    try:
+        sys.exit(command.main(args=arguments, prog_name="thalweg", standalone_mode=False) or 0)
+    except ThalwegError as error:
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was changed", _INTERRUPTED)
+    except MemoryError:
+        _fail("out of memory: measure on fewer examples (a smaller loader) or in smaller batches", 3)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"thalweg: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,71 @@
+"""What several verbs share: how a problem is named and how a record is given out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
+from thalweg.problem.loading import load_problem
+from thalweg.problem.problem import Problem
+from thalweg.records import Record, write_atomically
+from thalweg.report.terminal import Bar, render
+
+__all__ = ["give_out", "open_problem", "problem_options", "working"]
+
+_Function = Callable[..., Any]
+
+
+def problem_options(function: _Function) -> _Function:
+    """Add PROBLEM, --checkpoint, --seed and --json."""
+    for option in (
+        click.option(
+            "--json",
+            "json_path",
+            metavar="FILE",
+            help="Write the record as JSON; - for standard output, which then holds nothing else.",
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Repeats the answer."),
+        click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            help="Weights to load first: .safetensors, .pt, .pth, .ckpt (never run as code).",
+        ),
+        click.argument("problem", required=False, default="digits-saddle"),
+    ):
+        function = option(function)
+    return function
+
+
+def open_problem(specification: str, checkpoint: Path | None, seed: int) -> Problem:
+    """Load the problem and, where one is given, its checkpoint."""
+    stored = read_checkpoint(checkpoint) if checkpoint is not None else None
+    problem = load_problem(specification, seed=seed)
+    if stored is not None:
+        apply_checkpoint(problem, stored)
+    return problem
+
+
+@contextmanager
+def working() -> Iterator[Bar]:
+    """Show progress on standard error and keep what the user's code prints off standard output."""
+    with Bar(Console(stderr=True)) as bar, redirect_stdout(sys.stderr):
+        yield bar
+
+
+def give_out(record: Record, json_path: str | None, html_path: Path | None = None) -> None:
+    """Print the record for people, and write it where it was asked for."""
+    if html_path is not None:
+        record.save(html_path)
+    if json_path is not None and json_path != "-":
+        write_atomically(Path(json_path), record.to_json())
+    if json_path == "-":
+        click.echo(record.to_json(), nl=False)
+        return
+    render(record.document(), Console(highlight=False))

@@ -1,0 +1,217 @@
+"""The Hessian of an objective at a point as an operator: exact products, or differences of gradients."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from thalweg.curvature.operators import Operator
+from thalweg.errors import ModelError
+from thalweg.problem.cost import HVP_KEPT
+from thalweg.problem.intact import intact
+from thalweg.problem.objective import GradientGraph, Objective, differentiate
+from thalweg.rng import gaussian, generator
+
+__all__ = ["DifferenceHessian", "ExactHessian", "HessianChoice", "choose_hessian"]
+
+# Exact products whose uᵀHv and vᵀHu differ by more than this (relative to ‖Hv‖) are wrong, not inexact:
+# healthy models stay below 1e-6, wrong second derivatives of layers start at 1e-1.
+ASYMMETRY = 1e-3
+
+
+@final
+class ExactHessian:
+    """Hessian–vector products by double backward ([pearlmutter1994]).
+
+    The graph of the gradient is built once and kept for all products as long as the tensors it saves fit
+    into ``memory`` bytes; that saves the forward and the first backward pass of every product.
+
+    Raises:
+        RuntimeError: by torch, where a kernel has no second derivative.
+    """
+
+    name = "exact"
+
+    def __init__(self, objective: Objective, theta: Tensor, *, memory: int | None = None) -> None:
+        self._objective = objective
+        self._theta = theta
+        self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
+        self._kept: list[GradientGraph] | None = self._keep(_memory_share() if memory is None else memory)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return H·vector (n,). Cost: 2 gradient-equivalents, 3 where the graph cannot be kept."""
+        if self._kept is None:
+            return self._objective.hvp(self._theta, vector)
+        ledger = self._objective.ledger
+        ledger.num_hvps += 1
+        total = torch.zeros_like(vector)
+        with intact(None):
+            for graph in self._kept:
+                products = differentiate(graph, _cut(vector, graph.leaves), keep=True)
+                _add(total, products, graph)
+                ledger.spend(HVP_KEPT, graph.examples)
+        return total
+
+    def gradient(self) -> Tensor | None:
+        """Return the gradient at the point (n,) where the kept graph holds it."""
+        if self._kept is None:
+            return None
+        total = torch.zeros_like(self._theta)
+        for graph in self._kept:
+            _add(total, [g.detach() if g is not None else None for g in graph.gradient], graph)
+        return total
+
+    def _keep(self, memory: int) -> list[GradientGraph] | None:
+        meter = _SavedBytes()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(meter.pack, _same):
+            for graph in self._objective.gradient_graphs(self._theta):
+                kept.append(graph)
+                if meter.total > memory:
+                    return None
+        return kept
+
+
+@final
+class DifferenceHessian:
+    """Hessian–vector products by central differences of the gradient, for any kernel.
+
+    Hv ≈ (∇f(θ+εv) − ∇f(θ−εv)) / 2ε with ε = u^{1/3}(1+‖θ‖)/‖v‖, u the unit roundoff: the step that balances
+    truncation O(ε²) against rounding O(u/ε), scaled so that it moves every weight ([nocedal2006], §8.1).
+    """
+
+    name = "differences"
+
+    def __init__(self, objective: Objective, theta: Tensor) -> None:
+        self._objective = objective
+        self._theta = theta
+        self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
+        roundoff = float(torch.finfo(theta.dtype).eps)
+        self._step = roundoff ** (1 / 3) * (1.0 + float(theta.norm()))
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return H·vector (n,). Cost: 2 gradient-equivalents."""
+        norm = vector.norm()
+        if float(norm) == 0:
+            return torch.zeros_like(vector)
+        step = self._step / norm
+        ahead, behind = self._theta + step * vector, self._theta - step * vector
+        self._objective.ledger.num_hvps += 1
+        difference: Tensor = self._objective.gradient(ahead) - self._objective.gradient(behind)
+        product: Tensor = difference / (2 * step)
+        return product
+
+
+@dataclass(frozen=True)
+class HessianChoice:
+    """The operator to use and why.
+
+    Attributes:
+        operator: the Hessian.
+        name: "exact" or "differences".
+        reason: why, in a sentence.
+        asymmetry: |uᵀHv − vᵀHu| / ‖Hv‖ of the exact products for a random pair; None where they do not exist.
+    """
+
+    operator: Operator = field(repr=False)
+    name: str
+    reason: str
+    asymmetry: float | None
+
+
+def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> HessianChoice:
+    """Choose exact products where they exist and are symmetric, else differences.
+
+    Cost: two exact products and one gradient; two differences more in the fallback.
+
+    Raises:
+        ModelError: when neither gives a symmetric operator.
+    """
+    try:
+        exact = ExactHessian(objective, theta)
+        asymmetry = _asymmetry(exact, theta, seed)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = f"exact products do not exist for this model ({_first_line(error)})"
+        return _differences(objective, theta, seed, reason, None)
+    if asymmetry <= ASYMMETRY:
+        return HessianChoice(exact, exact.name, f"double backward; asymmetry {asymmetry:.0e}", asymmetry)
+    reason = (
+        f"exact products are not symmetric (by {asymmetry:.0e} of their size): "
+        "a layer's second derivative is wrong, as weight_norm's is"
+    )
+    return _differences(objective, theta, seed, reason, asymmetry)
+
+
+def _differences(
+    objective: Objective, theta: Tensor, seed: int, reason: str, asymmetry: float | None
+) -> HessianChoice:
+    operator = DifferenceHessian(objective, theta)
+    own = _asymmetry(operator, theta, seed)
+    # Rounding of float32 gradients leaves about 1e-4 … 1e-2 here; a stochastic or wrong gradient leaves 1.
+    if own > 0.1:
+        raise ModelError(
+            "the gradient of this model is not the derivative of a fixed function",
+            got=f"differences of gradients whose asymmetry is {own:.0e} of their size",
+            cause="a layer that draws random numbers in evaluation mode, or a custom backward that is wrong",
+            hint="make the forward pass deterministic; check custom layers with torch.autograd.gradcheck",
+        )
+    return HessianChoice(operator, operator.name, reason, asymmetry)
+
+
+def _asymmetry(operator: Operator, theta: Tensor, seed: int) -> float:
+    u = gaussian(theta.numel(), generator(seed, "symmetry", 0), like=theta)
+    v = gaussian(theta.numel(), generator(seed, "symmetry", 1), like=theta)
+    hu, hv = operator.matvec(u), operator.matvec(v)
+    difference = abs(float(u.double() @ hv.double()) - float(v.double() @ hu.double()))
+    size = float(hv.double().norm() * u.double().norm() + hu.double().norm() * v.double().norm())
+    # A random pair sees 1/√n of the asymmetry ‖A−Aᵀ‖_F, so undo that.
+    return difference / size * theta.numel() ** 0.5 if size > 0 else 0.0
+
+
+def _add(total: Tensor, parts: list[Tensor | None], graph: GradientGraph) -> None:
+    at = 0
+    for leaf, part in zip(graph.leaves, parts, strict=True):
+        if part is not None:
+            total[at : at + leaf.numel()].add_(part.reshape(-1), alpha=graph.weight)
+        at += leaf.numel()
+
+
+def _cut(vector: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    pieces = vector.split([leaf.numel() for leaf in leaves])
+    return [piece.view(leaf.shape).to(leaf.dtype) for piece, leaf in zip(pieces, leaves, strict=True)]
+
+
+class _SavedBytes:
+    """Counts the bytes that autograd keeps, each storage once."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _memory_share() -> int:
+    """A quarter of the machine's memory, or of the free memory of the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] // 4
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

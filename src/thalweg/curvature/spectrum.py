@@ -1,0 +1,300 @@
+"""Both ends of a spectrum from one Lanczos run, with errors: extreme eigenpairs, certificate, floor."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.curvature.certificate import Certificate, certify, steps_for
+from thalweg.curvature.density import gauss_rule
+from thalweg.curvature.hessian import choose_hessian
+from thalweg.curvature.lanczos import Floats, Krylov, tridiagonalise
+from thalweg.curvature.operators import Operator
+from thalweg.errors import NumericalError
+from thalweg.estimates import Estimate
+from thalweg.problem.intact import intact
+from thalweg.problem.problem import Problem
+from thalweg.progress import Progress, Silent
+from thalweg.records import Cost, Provenance, Record, current_provenance
+from thalweg.report.document import Document, Facts, Note, significant
+from thalweg.rng import gaussian, generator
+
+__all__ = ["Extreme", "Extremes", "Spectrum", "find_extremes", "spectrum"]
+
+# Two more are spent on the symmetry of the products: 80 in all.
+MAX_PRODUCTS = 78
+# The ends are followed until their estimated error is below this part of their value, and until the
+# certificate leaves no more than GAP of the spread open.
+TOLERANCE = 3e-4
+GAP = 0.01
+# The basis may take at most this much memory; larger models get fewer steps, and the certificate says so.
+BASIS_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """One end of the spectrum.
+
+    ``bound`` is the radius around ``value`` that holds an eigenvalue: ‖Hv−θv‖ of a fresh product, plus the
+    noise floor ([parlett1998], theorem 4.5.1).
+    """
+
+    value: float
+    bound: float
+    residual: float
+    vector: Tensor = field(repr=False, metadata={"json": False})  # (n,) of unit length
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """What one Lanczos run says about a symmetric operator.
+
+    Attributes:
+        lambda_max: the largest eigenvalue found.
+        lambda_min: the smallest (algebraic, not in magnitude).
+        floor: below this the sign of an eigenvalue is rounding.
+        certificate: what may have been missed.
+        num_hvps: products spent.
+        trace: Σλ with its error, from the same run.
+        nodes: Ritz values (k,): the quadrature nodes of the spectral density.
+        weights: their shares (k,), summing to one.
+        complete: whether all eigenvalues were found.
+    """
+
+    lambda_max: Extreme
+    lambda_min: Extreme
+    floor: float
+    certificate: Certificate
+    num_hvps: int
+    trace: Estimate
+    nodes: Floats
+    weights: Floats
+    complete: bool
+
+    @property
+    def scale(self) -> float:
+        """The largest eigenvalue in magnitude."""
+        return max(abs(self.lambda_max.value), abs(self.lambda_min.value))
+
+
+def find_extremes(
+    operator: Operator, *, seed: int, max_products: int = MAX_PRODUCTS, progress: Progress | None = None
+) -> Extremes:
+    """Find both ends of the spectrum of ``operator`` in one run.
+
+    Args:
+        operator: symmetric.
+        seed: of the random start.
+        max_products: to spend at most, the two that check the ends included; at least 3.
+        progress: is told of each product.
+
+    Cost: at most ``max_products`` products; fewer when both ends have converged and the certificate is met.
+    """
+    rng = generator(seed, "lanczos")
+    told = progress or Silent()
+    max_steps = min(max(max_products - 2, 1), _steps_in_memory(operator), operator.size)
+    required = steps_for(GAP, operator.size)
+
+    def fresh() -> Tensor:
+        return gaussian(operator.size, rng, like=template)
+
+    def enough(krylov: Krylov) -> bool:
+        told.advance(krylov.num_steps, max_steps + 2)
+        return krylov.num_steps >= required and _converged(krylov)
+
+    template = _template(operator)
+    krylov = tridiagonalise(operator, fresh(), max_steps=max_steps, fresh=fresh, enough=enough)
+    return _read(operator, krylov)
+
+
+def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = None) -> Spectrum:
+    """Measure both ends of the Hessian spectrum of the training loss, its trace and density.
+
+    Args:
+        problem: what is trained; left bit for bit as it is.
+        seed: of the sample and the random start.
+        progress: is told how far the work is.
+
+    Raises:
+        ThalwegError: for problems that cannot be measured; see `thalweg.errors`.
+
+    Cost: at most 80 Hessian–vector products, about 160 gradient-equivalents.
+    Source: [parlett1998] ch. 13; [ubaru2017] for the density.
+    """
+    begun = time.perf_counter()
+    with intact(problem.model):
+        measured = problem.measured(seed=seed)
+        objective = measured.train
+        (progress or Silent()).phase("curvature")
+        theta = objective.theta
+        choice = choose_hessian(objective, theta, seed=seed)
+        found = find_extremes(choice.operator, seed=seed, progress=progress)
+    return Spectrum(
+        name=problem.name,
+        num_parameters=theta.numel(),
+        num_examples=objective.examples,
+        extremes=found,
+        backend=choice.name,
+        reason=choice.reason,
+        notes=measured.notes,
+        cost=Cost(
+            gradient_equivalents=measured.ledger.gradient_equivalents,
+            num_hvps=measured.ledger.num_hvps,
+            seconds=time.perf_counter() - begun,
+        ),
+        provenance=current_provenance(
+            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Spectrum(Record):
+    """The spectrum of the training loss at a point."""
+
+    schema: ClassVar[str] = "thalweg/spectrum@1"
+
+    name: str
+    num_parameters: int
+    num_examples: int
+    extremes: Extremes
+    backend: str
+    reason: str
+    notes: tuple[str, ...]
+    cost: Cost
+    provenance: Provenance
+
+    def __repr__(self) -> str:
+        high, low = self.extremes.lambda_max, self.extremes.lambda_min
+        return (
+            f"Spectrum({self.name!r}, lambda_max={high.value:.4g}±{high.bound:.1g}, "
+            f"lambda_min={low.value:.4g}±{low.bound:.1g}, num_hvps={self.extremes.num_hvps})"
+        )
+
+    def document(self) -> Document:
+        """Describe the spectrum for people."""
+        found = self.extremes
+        rows = (
+            ("λmax", _pair(found.lambda_max)),
+            ("λmin", _pair(found.lambda_min)),
+            ("missed", describe_certificate(found)),
+            ("floor", f"{significant(found.floor)}: below this a sign is rounding"),
+            (
+                "trace",
+                f"{significant(found.trace.value, 3)} ± {significant(found.trace.stderr)}"
+                + (" (exact)" if found.complete else " (one probe)"),
+            ),
+            ("below zero", f"{_negative_share(found):.1%} of the spectral density"),
+        )
+        cost = (
+            f"{self.cost.num_hvps} Hessian–vector products ({self.backend}: {self.reason}), "
+            f"{self.cost.gradient_equivalents:.0f} gradient-equivalents, {self.cost.seconds:.1f} s"
+        )
+        return Document(
+            f"{self.name} · {self.num_parameters:,} parameters · {self.num_examples:,} examples",
+            (Facts(rows), *(Note(text) for text in (*self.notes, cost))),
+        )
+
+
+def describe_certificate(found: Extremes) -> str:
+    """Say in a sentence what may have been missed below λmin."""
+    if found.complete or found.certificate.gap == 0:
+        return "nothing: the whole reachable spectrum was found"
+    if not np.isfinite(found.certificate.gap):
+        return "too few products to say"
+    below = found.lambda_min.value - found.certificate.gap
+    return (
+        f"nothing below {significant(below)} with {found.certificate.confidence:.0%} confidence "
+        f"(λmin less {found.certificate.relative_gap:.1%} of the spread)"
+    )
+
+
+def _pair(end: Extreme) -> str:
+    return f"{significant(end.value, 4)} ± {significant(end.bound)}"
+
+
+def _negative_share(found: Extremes) -> float:
+    return float(found.weights[found.nodes < -found.floor].sum())
+
+
+def _converged(krylov: Krylov) -> bool:
+    ritz = krylov.ritz()
+    if len(ritz.values) < 3:
+        return krylov.remainder == 0
+    tolerable = np.maximum(TOLERANCE * np.abs(ritz.values), _floor(krylov))
+    for end, neighbour in ((0, 1), (-1, -2)):
+        residual = ritz.residuals[end]
+        gap = abs(ritz.values[end] - ritz.values[neighbour])
+        # The error of a Ritz value is r²/gap once it has separated, r before ([parlett1998], §11.7).
+        error = residual**2 / gap if gap > residual else residual
+        if error > tolerable[end]:
+            return False
+    return True
+
+
+def _floor(krylov: Krylov) -> float:
+    """What rounding and asymmetry of the products can do to an eigenvalue of T: ‖E‖ for random entries."""
+    scale = float(np.abs(krylov.alpha).max()) + 2 * float(np.abs(krylov.beta).max(initial=0.0))
+    eps = 1.2e-7 if krylov.basis.element_size() <= 4 else 2.3e-16
+    return scale * max(krylov.noise, eps) * float(np.sqrt(krylov.num_steps))
+
+
+def _read(operator: Operator, krylov: Krylov) -> Extremes:
+    ritz = krylov.ritz()
+    floor = _floor(krylov)
+    low = _extreme(operator, krylov, ritz.values[0], ritz.vectors[:, 0], floor)
+    high = low
+    if krylov.num_steps > 1:
+        high = _extreme(operator, krylov, ritz.values[-1], ritz.vectors[:, -1], floor)
+    exact = krylov.complete or krylov.first_block < krylov.num_steps or krylov.remainder == 0.0
+    n, k = operator.size, krylov.first_block
+    nodes, weights = gauss_rule(krylov)
+    return Extremes(
+        lambda_max=high,
+        lambda_min=low,
+        floor=floor,
+        certificate=certify(num_steps=k, size=n, spread=high.value - low.value, exact=exact),
+        num_hvps=krylov.num_steps + (2 if krylov.num_steps > 1 else 1),
+        trace=_trace(krylov, n),
+        nodes=nodes,
+        weights=weights,
+        complete=krylov.complete,
+    )
+
+
+def _extreme(operator: Operator, krylov: Krylov, value: float, coefficients: Floats, floor: float) -> Extreme:
+    vector = krylov.vector(coefficients)
+    product = operator.matvec(vector)
+    rayleigh = float(vector.double() @ product.double())
+    residual = float((product.double() - rayleigh * vector.double()).norm())
+    if not np.isfinite(residual):
+        raise NumericalError("a Hessian–vector product holds NaN or infinity")
+    return Extreme(rayleigh, residual + floor, residual, vector)
+
+
+def _trace(krylov: Krylov, n: int) -> Estimate:
+    """Estimate the trace from the first step: n·qᵀAq for q uniform on the sphere.
+
+    Its variance is 2n/(n+2)·(‖A‖²_F − tr²/n), with ‖A‖²_F ≈ n·‖Aq‖² from the same step.
+    """
+    if krylov.complete:
+        return Estimate(float(krylov.alpha.sum()), 0.0)
+    first = float(krylov.alpha[0])
+    next_beta = float(krylov.beta[0]) if len(krylov.beta) else krylov.remainder
+    frobenius = n * (first**2 + next_beta**2)
+    variance = 2 * n / (n + 2) * max(frobenius - n * first**2, 0.0)
+    return Estimate(n * first, float(np.sqrt(variance)))
+
+
+def _template(operator: Operator) -> Tensor:
+    return torch.empty(0, dtype=operator.dtype, device=operator.device)
+
+
+def _steps_in_memory(operator: Operator) -> int:
+    width = _template(operator).element_size()
+    return max(4, BASIS_BYTES // (operator.size * width))

@@ -1,0 +1,127 @@
+"""What the next few training steps do to the loss: the user's optimiser, run on a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.estimates import Estimate
+from thalweg.problem.batches import Batch
+from thalweg.problem.objective import EmpiricalRisk, Objective
+from thalweg.problem.stepping import Stepping
+from thalweg.rng import generator
+
+__all__ = ["Continuation", "continue_training", "measure_continuation", "stream"]
+
+STEPS = 10
+REPLICATES = 8
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The change of the training loss over ``steps`` steps of the user's optimiser, over fresh batch orders.
+
+    Attributes:
+        steps: how many.
+        as_configured: with the learning rate as it is.
+        tenth: with a tenth of it.
+        advantage: tenth − as_configured over the same batches; below zero where shorter steps go deeper.
+    """
+
+    steps: int
+    as_configured: Estimate
+    tenth: Estimate
+    advantage: Estimate
+
+
+def stream(objective: Objective, stepping: Stepping, seed: int, name: str) -> Iterator[Sequence[Batch]]:
+    """Yield the batches of step after step, epoch after epoch; everything at once for a plain function."""
+    if not isinstance(objective, EmpiricalRisk):
+        while True:
+            yield ()
+    sample = objective.sample
+    size = min(stepping.batch_size or sample.examples, sample.examples)
+    epoch = 0
+    while True:
+        if size == sample.examples and sample.joinable:
+            yield sample.chunked()
+        else:
+            for batch in sample.rebatched(size, generator(seed, "order", name, epoch)):
+                yield (batch,)
+        epoch += 1
+
+
+def continue_training(
+    objective: Objective,
+    theta: Tensor,
+    stepping: Stepping,
+    batches: Iterator[Sequence[Batch]],
+    *,
+    steps: int,
+    lr_factor: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Train a copy of the weights for ``steps`` steps; return the last iterate and the mean of them all.
+
+    Cost: one gradient over a training batch a step.
+    """
+    space = objective.space if isinstance(objective, EmpiricalRisk) else None
+
+    def split(vector: Tensor) -> list[Tensor]:
+        return space.unflatten(vector) if space is not None else [vector]
+
+    def join(tensors: Sequence[Tensor]) -> Tensor:
+        return space.flatten(list(tensors)) if space is not None else tensors[0].detach().clone()
+
+    stepper = stepping.start(split(theta), lr_factor=lr_factor)
+    mean = torch.zeros_like(theta)
+    for _ in range(steps):
+        batch = next(batches)
+
+        def gradient(tensors: Sequence[Tensor], batch: Sequence[Batch] = batch) -> list[Tensor]:
+            at = join(tensors)
+            if isinstance(objective, EmpiricalRisk):
+                return split(objective.gradient_over(at, batch, as_trained=True))
+            return split(objective.gradient(at))
+
+        stepper.step(gradient)
+        mean += join(stepper.leaves) / steps
+    return join(stepper.leaves), mean
+
+
+def measure_continuation(
+    objective: Objective, theta: Tensor, stepping: Stepping, *, seed: int
+) -> Continuation:
+    """Continue training for a few steps, several times over, with the learning rate and with a tenth of it.
+
+    The replicates see different batches, the two learning rates the same; where the batch is the whole
+    sample there is nothing random and one replicate is exact.
+
+    Cost: 160 gradients over a training batch and 17/3 gradient-equivalents; much less for a full batch.
+    """
+    full = not isinstance(objective, EmpiricalRisk) or (
+        (stepping.batch_size or objective.examples) >= objective.examples
+    )
+    here = objective.value(theta)
+    changes: list[list[float]] = []
+    for replicate in range(1 if full else REPLICATES):
+        pair = []
+        for factor in (1.0, 0.1):
+            batches = stream(objective, stepping, seed, f"continuation-{replicate}")
+            there, _ = continue_training(objective, theta, stepping, batches, steps=STEPS, lr_factor=factor)
+            value = objective.value(there)
+            pair.append(value - here if np.isfinite(value) else 1e30)
+        changes.append(pair)
+    table = np.asarray(changes)
+    return Continuation(
+        STEPS, _estimate(table[:, 0]), _estimate(table[:, 1]), _estimate(table[:, 1] - table[:, 0])
+    )
+
+
+def _estimate(changes: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Estimate:
+    k = len(changes)
+    stderr = float(changes.std(ddof=1) / np.sqrt(k)) if k > 1 else 0.0
+    return Estimate(float(changes.mean()), stderr, k if k > 1 else 0)

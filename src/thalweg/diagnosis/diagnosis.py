@@ -1,0 +1,180 @@
+"""Point Thalweg at a problem and get a verdict."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from thalweg.diagnosis.evidence import Evidence, gather, plan
+from thalweg.diagnosis.moves import STEPS, Move, try_moves
+from thalweg.diagnosis.rules import judge
+from thalweg.diagnosis.verdict import Verdict
+from thalweg.diagnosis.wording import describe
+from thalweg.errors import InputError
+from thalweg.problem.intact import intact
+from thalweg.problem.problem import Problem
+from thalweg.problem.stepping import Stepping
+from thalweg.progress import Progress
+from thalweg.records import Cost, Provenance, Record, current_provenance
+from thalweg.report.document import Document
+
+__all__ = ["Diagnosis", "diagnose"]
+
+LEAST_BUDGET = 20.0
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Diagnosis(Record):
+    """Where a training stands, how sure that is, what would move it, and what it cost to say so.
+
+    Attributes:
+        name: of the problem.
+        verdict: the word.
+        summary: the sentence that explains it.
+        reasons: which rules did not hold before it.
+        evidence: everything measured.
+        moves: the remedies tried, the best first.
+        notes: how it was measured.
+        num_parameters: trainable coordinates.
+        num_examples: training examples used.
+        num_heldout: held-out examples used.
+        cost: what it took.
+        provenance: what is needed to repeat it.
+    """
+
+    schema: ClassVar[str] = "thalweg/diagnosis@1"
+
+    name: str
+    verdict: Verdict
+    summary: str
+    reasons: tuple[str, ...]
+    evidence: Evidence
+    moves: tuple[Move, ...]
+    notes: tuple[str, ...]
+    num_parameters: int
+    num_examples: int
+    num_heldout: int
+    cost: Cost
+    provenance: Provenance
+
+    def __repr__(self) -> str:
+        curvature = self.evidence.curvature
+        return (
+            f"Diagnosis({self.name!r}: {self.verdict.value}, gradient={self.evidence.gradient.norm:.2g}, "
+            f"lambda_min={curvature.lambda_min.value:.2g}, lambda_max={curvature.lambda_max.value:.2g}, "
+            f"loss={self.evidence.loss.value:.4g})"
+        )
+
+    def document(self) -> Document:
+        """Describe the diagnosis for people."""
+        return describe(
+            name=self.name,
+            verdict=self.verdict,
+            summary=self.summary,
+            evidence=self.evidence,
+            moves=self.moves,
+            move_steps=STEPS,
+            notes=self.notes,
+            sizes=(self.num_parameters, self.num_examples, self.num_heldout),
+            cost=self.cost,
+        )
+
+
+def diagnose(
+    problem: Problem,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int = 0,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Say where the training of ``problem`` stands on its loss landscape.
+
+    Args:
+        problem: model, loss and data, or a function; left bit for bit as it is, also on an exception or
+            Ctrl-C.
+        optimizer: the one that trains it, where the problem does not hold it; lets steps be judged.
+        seed: of the sample, the random starts and the batches; the answer repeats with it.
+        budget: the most to spend, in gradient-equivalents (at least 20); None for a full answer.
+        progress: is told how far the work is.
+
+    Returns:
+        A record: print it, ``save`` it, or read ``verdict``, ``evidence`` and ``moves``.
+
+    Raises:
+        InputError: for arguments, data or a model of the wrong form.
+        ModelError: for a model that cannot be measured.
+        NumericalError: for NaN and infinity.
+
+    Cost: about 220 gradient-equivalents, 90 Hessian–vector products; less where the gradient decides alone.
+    """
+    if not isinstance(problem, Problem):
+        raise InputError("there is nothing to diagnose", expected="a Problem", got=type(problem).__name__)
+    if budget is not None and not budget >= LEAST_BUDGET:
+        raise InputError(
+            "the budget is too small for an answer",
+            expected=f"at least {LEAST_BUDGET:.0f} gradient-equivalents",
+            got=f"{budget:g}",
+        )
+    with intact(problem.model):
+        return _diagnose(problem, optimizer, seed, budget, progress)
+
+
+def _diagnose(
+    problem: Problem,
+    optimizer: torch.optim.Optimizer | None,
+    seed: int,
+    budget: float | None,
+    progress: Progress | None,
+) -> Diagnosis:
+    begun = time.perf_counter()
+    measured = problem.measured(seed=seed)
+    stepping = problem.stepping(optimizer)
+    spending = plan(budget)
+    evidence = gather(measured, stepping, seed=seed, plan=spending, progress=progress)
+    judgement = judge(evidence)
+    moves: tuple[Move, ...] = ()
+    if spending.extras:
+        moves = try_moves(
+            measured,
+            evidence,
+            judgement.verdict,
+            stepping,
+            model=problem.model,
+            loss=problem.loss,
+            seed=seed,
+            progress=progress,
+        )
+    theta = measured.train.theta
+    return Diagnosis(
+        name=problem.name,
+        verdict=judgement.verdict,
+        summary=judgement.summary,
+        reasons=judgement.reasons,
+        evidence=evidence,
+        moves=moves,
+        notes=(*measured.notes, *_optimizer_notes(stepping)),
+        num_parameters=theta.numel(),
+        num_examples=measured.train.examples,
+        num_heldout=measured.heldout.examples if measured.heldout is not None else 0,
+        cost=Cost(
+            gradient_equivalents=round(measured.ledger.gradient_equivalents, 1),
+            num_hvps=measured.ledger.num_hvps,
+            seconds=round(time.perf_counter() - begun, 2),
+        ),
+        provenance=current_provenance(
+            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
+        ),
+    )
+
+
+def _optimizer_notes(stepping: Stepping | None) -> tuple[str, ...]:
+    if stepping is not None and stepping.num_missing:
+        return (
+            f"The optimiser does not know {stepping.num_missing} of the trainable tensors: training leaves "
+            "them as they are.",
+        )
+    return ()

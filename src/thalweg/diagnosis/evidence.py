@@ -1,0 +1,281 @@
+"""Everything measured at a point. Deciding what it means is the business of the rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.curvature.certificate import Certificate
+from thalweg.curvature.hessian import choose_hessian
+from thalweg.curvature.spectrum import MAX_PRODUCTS, Extreme, Extremes, find_extremes
+from thalweg.diagnosis.continuation import Continuation, measure_continuation
+from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
+from thalweg.diagnosis.line import LineProbe, probe_line
+from thalweg.estimates import Estimate, weighted_mean
+from thalweg.problem.objective import Objective, require_finite
+from thalweg.problem.problem import Measured
+from thalweg.problem.stepping import Stepping
+from thalweg.progress import Progress, Silent
+from thalweg.rng import generator, signs
+
+__all__ = ["CurvatureEvidence", "Evidence", "Plan", "gather", "plan"]
+
+FORECAST_STEPS = 10
+# Where the gradient alone decides, the curvature is only looked at, not searched to the end.
+GLANCE = 24
+OVERWHELMING = 30.0
+PRACTICAL = 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a budget is spent."""
+
+    products: int  # Hessian–vector products for the spectrum
+    forecast: int  # and for the forecast
+    ladder: int  # steps of a line probe
+    extras: bool  # whether continuation and moves are tried
+
+
+@dataclass(frozen=True)
+class CurvatureEvidence:
+    """Both ends of the Hessian of the training loss, with what may have been missed."""
+
+    lambda_max: Extreme
+    lambda_min: Extreme
+    floor: float
+    certificate: Certificate
+    num_hvps: int
+    backend: str
+    reason: str
+    trace: Estimate
+    complete: bool
+    extremes: Extremes = field(repr=False, metadata={"json": False})
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured at a point.
+
+    Attributes:
+        loss: mean training loss with its sampling error.
+        heldout_loss: the same over held-out data, None without.
+        gap: held-out minus training loss.
+        rounding: how far the training loss moves when every weight moves by one unit in the last place.
+        scale: the size against which a change of the loss is called practical.
+        gradient: see `GradientEvidence`.
+        forecast: what gradient descent would buy.
+        curvature: both ends of the spectrum.
+        heldout_curvature: vᵀHv of the lowest direction over data that had no part in finding it.
+        heldout_source: "held-out data", "training data" where there is no other, or "loss differences" for
+            a plain function.
+        lines: the loss along −g and ±v.
+        continuation: what the user's next steps do; None where no optimiser is known.
+        complete: whether the sample is all the training data.
+    """
+
+    loss: Estimate
+    heldout_loss: Estimate | None
+    gap: Estimate | None
+    rounding: float
+    scale: float
+    gradient: GradientEvidence
+    forecast: Forecast
+    curvature: CurvatureEvidence
+    heldout_curvature: Estimate
+    heldout_source: str
+    lines: tuple[LineProbe, ...]
+    continuation: Continuation | None
+    complete: bool
+
+    @property
+    def practical(self) -> float:
+        """The smallest change of the loss that counts: 0.1 % of its scale, and above its rounding."""
+        return max(PRACTICAL * self.scale, 4 * self.rounding)
+
+    def line(self, name: str) -> LineProbe | None:
+        """Return the probe along a direction, None where it was not made."""
+        return next((line for line in self.lines if line.name == name), None)
+
+
+def plan(budget: float | None) -> Plan:
+    """Divide a budget in gradient-equivalents; None is as much as a full answer takes (about 220)."""
+    if budget is None:
+        return Plan(MAX_PRODUCTS, FORECAST_STEPS, 9, extras=True)
+    products = int(max(3, min(MAX_PRODUCTS, (budget - 14) * 0.42)))
+    return Plan(products, max(2, min(FORECAST_STEPS, products // 4)), 4 if budget < 60 else 9, budget >= 60)
+
+
+def gather(
+    measured: Measured,
+    stepping: Stepping | None,
+    *,
+    seed: int,
+    plan: Plan,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Measure everything the rules ask for.
+
+    Cost: as planned; about 220 gradient-equivalents in full.
+    """
+    told = progress or Silent()
+    train, heldout = measured.train, measured.heldout
+    theta = train.theta
+    told.phase("loss and gradient")
+    values, counts = train.batch_values(theta)
+    loss = weighted_mean(values, counts)
+    require_finite(loss.value, "the training loss")
+    if train.examples == 1 and heldout is None:
+        loss = Estimate(loss.value, 0.0)
+    rounding = _rounding(train, theta, loss.value, seed)
+    gradient = measure_gradient(train, theta, seed=seed)
+    told.phase("curvature")
+    lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else None
+    choice = choose_hessian(train, theta, seed=seed)
+    glance = forecast(choice.operator, gradient.vector, lr=lr, scale=None, steps=plan.forecast)
+    scale = _scale(train, theta, loss, seed)
+    overwhelming = glance.decrease(100) > OVERWHELMING * PRACTICAL * scale
+    products = min(GLANCE, plan.products) if overwhelming else plan.products
+    found = find_extremes(choice.operator, seed=seed, max_products=products, progress=told)
+    ahead = _rescaled(glance, found, lr)
+    told.phase("probing the loss")
+    heldout_curvature, source = _confirm(train, heldout, theta, found)
+    lines = _lines(train, heldout, theta, gradient, found, ahead, plan.ladder)
+    scale = max([scale, *(_typical(line) for line in lines)]) if train.examples == 1 else scale
+    continuation = None
+    if stepping is not None and plan.extras:
+        told.phase("the next training steps")
+        continuation = measure_continuation(train, theta, stepping, seed=seed)
+    heldout_loss = weighted_mean(*heldout.batch_values(theta)) if heldout is not None else None
+    return Evidence(
+        loss=loss,
+        heldout_loss=heldout_loss,
+        gap=_gap(loss, heldout_loss),
+        rounding=rounding,
+        scale=scale,
+        gradient=gradient,
+        forecast=ahead,
+        curvature=CurvatureEvidence(
+            found.lambda_max,
+            found.lambda_min,
+            found.floor,
+            found.certificate,
+            found.num_hvps,
+            choice.name,
+            choice.reason,
+            found.trace,
+            found.complete,
+            found,
+        ),
+        heldout_curvature=heldout_curvature,
+        heldout_source=source,
+        lines=lines,
+        continuation=continuation,
+        complete=measured.complete,
+    )
+
+
+def _rounding(objective: Objective, theta: Tensor, here: float, seed: int) -> float:
+    """Move every weight by one unit in the last place, up or down, and see how far the loss moves."""
+    unit = float(torch.finfo(theta.dtype).eps)
+    moves = []
+    for i in range(3):
+        nudged = theta * (1 + unit * signs(theta.numel(), generator(seed, "rounding", i), like=theta))
+        moves.append(abs(objective.value(nudged) - here))
+    return max([*moves, unit * abs(here)])
+
+
+def _scale(objective: Objective, theta: Tensor, loss: Estimate, seed: int) -> float:
+    """The size of the loss, or of its variation nearby where a plain function passes through zero."""
+    if objective.examples > 1:
+        return abs(loss.value)
+    flips = signs(theta.numel(), generator(seed, "scale"), like=theta)
+    step = 0.1 * (1 + theta.abs()) * flips
+    nearby = [abs(objective.value(theta + s * step) - loss.value) for s in (1.0, -1.0)]
+    return max([abs(loss.value), *(value for value in nearby if np.isfinite(value))])
+
+
+def _typical(line: LineProbe) -> float:
+    """The change at the middle of the ladder; its far end may be astronomically high."""
+    return float(np.median([abs(change.value) for change in line.train]))
+
+
+def _rescaled(glance: Forecast, found: Extremes, lr: float | None) -> Forecast:
+    """Take the step length from λmax, now that it is known."""
+    positive = found.lambda_max.value
+    step = 1.0 / positive if positive > max(found.floor, 1e-6 * found.scale) else (lr or glance.lr)
+    ratio = max(abs(x) for x in glance.nodes) / found.scale if found.scale > 0 else 1.0
+    flat = min(1.0, glance.flatness * ratio)
+    return Forecast(step, glance.gradient_norm, glance.nodes, glance.weights, flat)
+
+
+def _confirm(
+    train: Objective, heldout: Objective | None, theta: Tensor, found: Extremes
+) -> tuple[Estimate, str]:
+    """Measure the lowest curvature again, where it was not found."""
+    v = found.lambda_min.vector
+    if heldout is not None:
+        return weighted_mean(*heldout.batch_curvatures(theta, v)), "held-out data"
+    if train.examples > 1:
+        return weighted_mean(*train.batch_curvatures(theta, v)), "training data"
+    # A plain function: second differences of its values share no code with its second derivative.
+    eps = float(torch.finfo(theta.dtype).eps)
+    step = eps**0.25 * (1 + float(theta.norm()))
+    here = train.value(theta)
+    second = []
+    for h in (step, 2 * step):
+        around = train.value(theta + h * v) + train.value(theta - h * v) - 2 * here
+        second.append(around / h**2)
+    rounding = 4 * eps * max(abs(here), 1e-300) / step**2
+    return Estimate(second[0], abs(second[1] - second[0]) / 3 + rounding), "loss differences"
+
+
+def _lines(
+    train: Objective,
+    heldout: Objective | None,
+    theta: Tensor,
+    gradient: GradientEvidence,
+    found: Extremes,
+    ahead: Forecast,
+    ladder: int,
+) -> tuple[LineProbe, ...]:
+    lines = []
+    reach = 0.5 * max(float(theta.double().norm()), 1.0)
+    if gradient.norm > 0:
+        farthest = max(min(100 * ahead.lr * gradient.norm, reach), 1e-12)
+        lengths = np.geomspace(farthest * 1e-3, farthest, ladder).tolist()
+        direction = -gradient.vector / gradient.norm
+        lines.append(
+            probe_line(
+                train,
+                heldout,
+                theta,
+                direction,
+                lengths,
+                name="−gradient",
+                slope=-gradient.norm,
+                both_ways=False,
+            )
+        )
+    lengths = np.geomspace(reach * 1e-3, reach, ladder).tolist()
+    lowest = found.lambda_min.vector
+    slope = float(gradient.vector.double() @ lowest.double())
+    lines.append(
+        probe_line(
+            train, heldout, theta, lowest, lengths, name="lowest curvature", slope=slope, both_ways=True
+        )
+    )
+    return tuple(lines)
+
+
+def _gap(loss: Estimate, heldout: Estimate | None) -> Estimate | None:
+    if heldout is None:
+        return None
+    return Estimate(
+        heldout.value - loss.value,
+        float(np.hypot(heldout.stderr, loss.stderr)),
+        min(heldout.num_samples, loss.num_samples),
+    )

@@ -1,0 +1,244 @@
+"""The gradient with its sampling error, layer by layer, and what gradient descent would make of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thalweg.curvature.lanczos import Floats, tridiagonalise
+from thalweg.curvature.operators import Operator
+from thalweg.problem.objective import EmpiricalRisk, Objective
+from thalweg.rng import generator, signs
+
+__all__ = ["Forecast", "GradientEvidence", "LayerSignal", "forecast", "measure_gradient"]
+
+# Batch gradients are kept whole up to this many bytes, as signed sums of SKETCH coordinates beyond.
+KEEP_BYTES = 1 << 30
+SKETCH = 1 << 16
+FLIPS = 2000
+SIGNIFICANCE = 0.01
+
+
+@dataclass(frozen=True)
+class LayerSignal:
+    """How much of the learning signal reaches a layer.
+
+    ``signal`` is the root mean square over batches of ‖∂L_b/∂W‖, relative to ‖W‖: what a batch asks of the
+    layer, whether or not the batches agree. At a minimum it stays; without signal it vanishes.
+    """
+
+    name: str
+    signal: float
+
+
+@dataclass(frozen=True)
+class GradientEvidence:
+    """The gradient of the training loss at the point.
+
+    Attributes:
+        norm: ‖g‖ over the whole sample.
+        stderr: √(tr Σ/k): how far g lies from the population's gradient, typically, for sampling alone.
+        significant: whether the batches agree on a direction (sign-flip test at 1 %); for a plain function,
+            whether the norm is above rounding.
+        p_value: of that test.
+        unbiased_square: estimate of the population's ‖G‖² free of the noise's share; may be negative.
+        noise_scale: tr Σ/‖G‖² in examples, the batch size at which noise and signal balance
+            ([mccandlish2018], eq. (2.9)); None where no signal is seen.
+        layers: the learning signal layer by layer, from input to output.
+        vector: g (n,).
+    """
+
+    norm: float
+    stderr: float
+    significant: bool
+    p_value: float
+    unbiased_square: float
+    noise_scale: float | None
+    layers: tuple[LayerSignal, ...]
+    vector: Tensor = field(repr=False, metadata={"json": False})
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What gradient descent buys on the quadratic model, from a short Lanczos run that starts at g.
+
+    With Ritz values θ_i and weights ω_i of that run, t steps of length η lower the model by
+    ‖g‖² Σ ω_i (1−(1−ηθ_i)^{2t}) / 2θ_i, exactly so for t < number of steps ([golub2009], §6.2); negative
+    θ_i count as flat.
+    """
+
+    lr: float  # η: the step length of the forecast
+    gradient_norm: float
+    nodes: tuple[float, ...]
+    weights: tuple[float, ...]
+    flatness: float  # ‖Hg‖/(‖g‖·|λ|max): near 0 where g lies in flat directions
+
+    def decrease(self, steps: float) -> float:
+        """Return the predicted decrease of the loss after ``steps`` steps."""
+        curvature = np.maximum(np.asarray(self.nodes), 0.0)
+        share = np.asarray(self.weights)
+        contraction = self.lr * curvature
+        flat = contraction * steps < 1e-9
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            left = np.abs(1.0 - contraction) ** (2 * steps)
+            gained = np.where(flat, self.lr * steps, (1.0 - left) / (2 * curvature))
+        gained = np.maximum(gained, -1e30)  # steps beyond 2/λ raise the loss without end
+        return float(self.gradient_norm**2 * np.sum(share * gained))
+
+    def at(self, lr: float) -> Forecast:
+        """Return the same forecast for another step length."""
+        return replace(self, lr=lr)
+
+    def steps_until(self, decrease: float, most: float = 1e12) -> float | None:
+        """Return after how many steps the loss has fallen by ``decrease``; None if never."""
+        if decrease <= 0:
+            return 0.0
+        if self.decrease(most) < decrease:
+            return None
+        low, high = 0.0, math.log(most)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.decrease(math.exp(middle)) >= decrease else (middle, high)
+        return math.exp(high)
+
+
+def measure_gradient(objective: Objective, theta: Tensor, *, seed: int) -> GradientEvidence:
+    """Measure the gradient of each statistical batch once.
+
+    The population's ‖G‖² is the U-statistic Σ_{i≠j} c_i c_j g_i·g_j / Σ_{i≠j} c_i c_j, which the noise does
+    not inflate; that the batches agree on a direction is tested by flipping their signs at random.
+
+    Cost: 1 gradient-equivalent.
+    """
+    rows: list[Tensor] = []
+    counts: list[float] = []
+    total = torch.zeros_like(theta, dtype=torch.float64)
+    layers = _layer_slices(objective)
+    squares = dict.fromkeys(layers, 0.0)
+    reduce = _reducer(objective, theta, seed)
+    for gradient, count in objective.batch_gradients(theta):
+        total += gradient.double() * count
+        counts.append(count)
+        rows.append(reduce(gradient))
+        for name, parts in layers.items():
+            squares[name] += sum(float(gradient[part].double().square().sum()) for part in parts)
+    c = np.asarray(counts)
+    vector = (total / c.sum()).to(theta)
+    norm = float(vector.double().norm())
+    signal = tuple(
+        LayerSignal(name, math.sqrt(squares[name] / len(c)) / _weight_norm(theta, parts))
+        for name, parts in layers.items()
+    )
+    if len(c) < 2:
+        sharp = norm > 8 * float(torch.finfo(theta.dtype).eps)
+        return GradientEvidence(norm, 0.0, sharp, 0.0 if sharp else 1.0, norm**2, None, signal, vector)
+    gram = torch.stack(rows).double()
+    gram_matrix = (gram @ gram.T).cpu().numpy()
+    square, _ = _u_statistic(gram_matrix, c)
+    p_value = _sign_flip(gram_matrix, c, seed)
+    noise = max(_noise_trace(gram_matrix, c), 0.0)
+    spread = noise * objective.examples / len(c)
+    return GradientEvidence(
+        norm=norm,
+        stderr=math.sqrt(noise / len(c)),
+        significant=p_value < SIGNIFICANCE,
+        p_value=p_value,
+        unbiased_square=square,
+        noise_scale=spread / square if square > 0 and p_value < SIGNIFICANCE else None,
+        layers=signal,
+        vector=vector,
+    )
+
+
+def forecast(
+    operator: Operator, gradient: Tensor, *, lr: float | None, scale: float | None, steps: int
+) -> Forecast:
+    """Predict what gradient descent buys from here.
+
+    Args:
+        operator: the Hessian.
+        gradient: g (n,).
+        lr: the step length where no positive curvature sets one.
+        scale: |λ|max where it is known already; else the run's own.
+        steps: products to spend.
+    """
+    norm = float(gradient.double().norm())
+    if norm == 0 or steps < 1:
+        return Forecast(lr or 0.0, norm, (0.0,), (1.0,), 0.0)
+    krylov = tridiagonalise(operator, gradient, max_steps=steps)
+    ritz = krylov.ritz()
+    beta = float(krylov.beta[0]) if len(krylov.beta) else krylov.remainder
+    bound = scale if scale is not None else float(np.abs(ritz.values).max())
+    positive = max(float(ritz.values.max()), 0.0)
+    step = (
+        1.0 / max(positive, bound) if positive > 1e-6 * bound else (lr or (1.0 / bound if bound > 0 else 1.0))
+    )
+    flatness = math.hypot(float(krylov.alpha[0]), beta) / bound if bound > 0 else 0.0
+    return Forecast(step, norm, tuple(ritz.values.tolist()), tuple((ritz.vectors[0] ** 2).tolist()), flatness)
+
+
+def _layer_slices(objective: Objective) -> dict[str, list[slice]]:
+    """Group the parameters by the module that owns them, in the model's order."""
+    if not isinstance(objective, EmpiricalRisk):
+        return {}
+    layers: dict[str, list[slice]] = {}
+    for name, part in objective.space.slices().items():
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(part)
+    return layers
+
+
+def _weight_norm(theta: Tensor, parts: list[slice]) -> float:
+    norm = math.sqrt(sum(float(theta[part].double().square().sum()) for part in parts))
+    return norm if norm > 0 else math.sqrt(sum(part.stop - part.start for part in parts))
+
+
+def _reducer(objective: Objective, theta: Tensor, seed: int):  # type: ignore[no-untyped-def]
+    """Return what is kept of a batch gradient: all of it, or a sketch that keeps inner products unbiased."""
+    groups = len(objective.groups) if isinstance(objective, EmpiricalRisk) else 1
+    n = theta.numel()
+    if groups * n * theta.element_size() <= KEEP_BYTES:
+        return lambda gradient: gradient
+    flips = signs(n, generator(seed, "sketch"), like=theta)
+    padding = -n % SKETCH
+
+    def sketch(gradient: Tensor) -> Tensor:
+        mixed = torch.nn.functional.pad(gradient * flips, (0, padding))
+        return mixed.view(-1, SKETCH).sum(0)
+
+    return sketch
+
+
+def _u_statistic(gram: Floats, c: Floats) -> tuple[float, float]:
+    """Return the U-statistic for ‖G‖² and its jackknife standard error."""
+    weighted = gram * np.outer(c, c)
+    off, pairs = weighted.sum() - np.trace(weighted), c.sum() ** 2 - (c**2).sum()
+    k = len(c)
+    if k < 3:
+        return float(off / pairs), math.inf
+    without = off - 2 * (weighted.sum(1) - np.diag(weighted))
+    pairs_without = pairs - 2 * c * (c.sum() - c)
+    leave_one_out = without / pairs_without
+    variance = (k - 1) / k * np.sum((leave_one_out - leave_one_out.mean()) ** 2)
+    return float(off / pairs), float(np.sqrt(variance))
+
+
+def _sign_flip(gram: Floats, c: Floats, seed: int) -> float:
+    """Return P(as large an agreement between batches by chance), by random signs for each batch."""
+    weighted = gram * np.outer(c, c)
+    np.fill_diagonal(weighted, 0.0)
+    rng = np.random.default_rng(generator(seed, "flips").initial_seed() % 2**63)
+    flips = rng.choice((-1.0, 1.0), size=(FLIPS, len(c)))
+    chance = np.einsum("si,ij,sj->s", flips, weighted, flips)
+    return float((1 + np.sum(chance >= weighted.sum())) / (1 + FLIPS))
+
+
+def _noise_trace(gram: Floats, c: Floats) -> float:
+    """Return tr Σ of the batch gradients."""
+    share = c / c.sum()
+    mean_square = float(share @ gram @ share)
+    k = len(c)
+    return float(k / (k - 1) * (share @ np.diag(gram) - mean_square))

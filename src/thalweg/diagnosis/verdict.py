@@ -1,0 +1,20 @@
+"""The words for where a training can stand."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["Verdict"]
+
+
+class Verdict(Enum):
+    """Where on the landscape a point lies. The value is the word in lower case."""
+
+    DESCENDING = "descending"
+    BOUNCING = "bouncing"
+    SADDLE = "saddle"
+    MINIMUM = "minimum"
+    MAXIMUM = "maximum"
+    PLATEAU = "plateau"
+    DEGENERATE = "degenerate"
+    UNDETERMINED = "undetermined"

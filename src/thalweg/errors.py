@@ -1,0 +1,59 @@
+"""What can go wrong, and how it is said.
+
+ThalwegError                      exit code 3: could not answer
+├── InputError (ValueError)       exit code 2: what was handed in cannot be used
+│   └── CheckpointError           a file of weights that cannot or must not be loaded
+├── ModelError                    the model can be run but not measured
+└── NumericalError                NaN, infinity, breakdown
+"""
+
+from __future__ import annotations
+
+__all__ = ["CheckpointError", "InputError", "ModelError", "NumericalError", "ThalwegError"]
+
+
+class ThalwegError(Exception):
+    """An error with its context: what was expected, what came, the likely cause, what to try.
+
+    Args:
+        problem: what is wrong, in one sentence without a full stop.
+        expected: what would have been right.
+        got: what came instead.
+        cause: the likely cause.
+        hint: what to try.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        parts = [problem.rstrip(".")]
+        for label, text in (("expected", expected), ("got", got), ("likely cause", cause), ("try", hint)):
+            if text:
+                parts.append(f"{label}: {text.rstrip('.')}")
+        super().__init__(". ".join(part[:1].upper() + part[1:] for part in parts) + ".")
+
+
+class InputError(ThalwegError, ValueError):
+    """What was handed in (an argument, a file, a batch) cannot be used."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is missing, damaged, of another model, or that would run code."""
+
+
+class ModelError(ThalwegError):
+    """The model runs but cannot be measured: not differentiable, not deterministic, nothing to train."""
+
+
+class NumericalError(ThalwegError):
+    """NaN or infinity where a number was needed."""

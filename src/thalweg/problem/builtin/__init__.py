@@ -1,0 +1,1 @@
+"""Problems to try everything on: known states of digit classifiers, small classics, textbook functions."""

@@ -1,0 +1,28 @@
+"""Counting what a measurement costs, in gradient-equivalents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["FORWARD", "GRADIENT", "HVP_KEPT", "HVP_REBUILT", "Ledger"]
+
+# One gradient-equivalent is a forward and a backward pass, counted as three forward passes
+# (the backward pass takes twice the products of the forward pass). A Hessian–vector product is the
+# backward pass through forward and backward pass: two gradients more, if their graph is kept.
+GRADIENT = 1.0
+FORWARD = 1.0 / 3.0
+HVP_KEPT = 2.0
+HVP_REBUILT = 3.0
+
+
+@dataclass
+class Ledger:
+    """What has been spent so far. A gradient-equivalent is relative to ``num_examples``."""
+
+    num_examples: int
+    gradient_equivalents: float = 0.0
+    num_hvps: int = 0
+
+    def spend(self, units: float, examples: int) -> None:
+        """Enter ``units`` of work on ``examples`` examples."""
+        self.gradient_equivalents += units * examples / max(self.num_examples, 1)

@@ -1,0 +1,70 @@
+"""Leave no trace: run a model for measuring and put everything back, also on Ctrl-C."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from thalweg.problem.interrupt import at_safe_points
+
+__all__ = ["intact", "random_state_kept"]
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put the global random states of python, numpy and torch back as they were."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if gpu:
+            torch.cuda.set_rng_state_all(gpu)
+
+
+@contextmanager
+def intact(model: nn.Module | None) -> Iterator[None]:
+    """Run ``model`` in evaluation mode, with kernels that can be differentiated twice; then restore.
+
+    Inside, gradients are enabled, autocast is off, attention takes the maths kernel and recurrent nets
+    leave cuDNN (their fast kernels have no second derivative), matrix products keep float32, and Ctrl-C
+    waits for the next safe point. Afterwards the mode of every submodule, the random states and the kernel
+    settings are what they were. Parameters, buffers and ``.grad`` are never written to in the first place:
+    the objectives run on substitutes (`torch.func.functional_call`) and differentiate with
+    `torch.autograd.grad`.
+    """
+    with at_safe_points():
+        modes = [(module, module.training) for module in model.modules()] if model is not None else []
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        precision = torch.get_float32_matmul_precision()
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(random_state_kept())
+                stack.enter_context(torch.inference_mode(False))
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(torch.autocast("cpu", enabled=False))
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                if torch.cuda.is_available():
+                    stack.enter_context(torch.autocast("cuda", enabled=False))
+                    stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                torch.backends.mha.set_fastpath_enabled(False)
+                if precision != "highest":
+                    torch.set_float32_matmul_precision("highest")
+                for module, _ in modes:
+                    module.training = False
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            if precision != "highest":
+                torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,180 @@
+"""How training takes its steps: the user's optimiser, run on a copy of the weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.errors import InputError
+
+__all__ = ["Stepper", "Stepping", "stepping_from_optimizer", "stepping_from_state"]
+
+_KINDS: tuple[tuple[frozenset[str], Callable[..., torch.optim.Optimizer]], ...] = (
+    (frozenset({"betas", "amsgrad"}), torch.optim.Adam),
+    (frozenset({"momentum", "dampening", "nesterov"}), torch.optim.SGD),
+    (frozenset({"alpha", "centered"}), torch.optim.RMSprop),
+    (frozenset({"lr_decay", "initial_accumulator_value"}), torch.optim.Adagrad),
+)
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """The optimiser of a training, with its settings and state, apart from the model.
+
+    Attributes:
+        name: the optimiser's class.
+        lr: its (largest) learning rate.
+        momentum: its momentum or first β, 0 without.
+        batch_size: examples per step, None for all of them.
+    """
+
+    name: str
+    lr: float
+    momentum: float
+    batch_size: int | None
+    _optimizer: torch.optim.Optimizer
+    _leaves: tuple[nn.Parameter | None, ...]  # in the order of the parameter space; None: not optimised
+
+    @property
+    def is_gradient_descent(self) -> bool:
+        """Whether a step is lr times the gradient, up to momentum."""
+        return isinstance(self._optimizer, torch.optim.SGD)
+
+    @property
+    def effective_lr(self) -> float:
+        """The learning rate that momentum amounts to in the long run: lr/(1−momentum) for SGD."""
+        return self.lr / (1 - self.momentum) if self.is_gradient_descent else self.lr
+
+    @property
+    def num_missing(self) -> int:
+        """How many parameter tensors the optimiser does not know."""
+        return sum(leaf is None for leaf in self._leaves)
+
+    def start(self, tensors: Sequence[Tensor], *, lr_factor: float = 1.0) -> Stepper:
+        """Begin stepping from ``tensors`` (in the order of the parameter space) with lr × ``lr_factor``."""
+        memo: dict[int, Any] = {}
+        optimizer = _copied(self._optimizer, memo)
+        leaves = [
+            nn.Parameter(tensor.detach().clone()) if leaf is None else memo[id(leaf)]
+            for leaf, tensor in zip(self._leaves, tensors, strict=True)
+        ]
+        with torch.no_grad():
+            for leaf, tensor in zip(leaves, tensors, strict=True):
+                leaf.copy_(tensor)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * lr_factor
+        return Stepper(optimizer, leaves)
+
+
+class Stepper:
+    """An optimiser on its own copy of the weights."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, leaves: list[nn.Parameter]) -> None:
+        self._optimizer = optimizer
+        self.leaves = leaves
+
+    def step(self, gradient: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
+        """Take one step; ``gradient`` gives the gradient tensors at given weights."""
+
+        def closure() -> float:
+            for leaf, grad in zip(self.leaves, gradient(self.leaves), strict=True):
+                leaf.grad = grad
+            return 0.0
+
+        closure()
+        if isinstance(self._optimizer, torch.optim.LBFGS):
+            self._optimizer.step(closure)
+        else:
+            self._optimizer.step()
+
+
+def stepping_from_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], batch_size: int | None
+) -> Stepping:
+    """Describe how ``optimizer`` steps ``parameters`` (the trainable ones, in order).
+
+    Raises:
+        InputError: when it is no torch optimiser, optimises other tensors, or cannot be copied.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(
+            "the optimizer is of the wrong type",
+            expected="a torch.optim.Optimizer over the model's parameters",
+            got=type(optimizer).__name__,
+        )
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not known & {id(p) for p in parameters}:
+        raise InputError(
+            "the optimizer holds none of the model's trainable parameters",
+            cause="it was built for another copy of the model",
+            hint="build it with model.parameters() of the model in the problem",
+        )
+    memo: dict[int, Any] = {}
+    try:
+        own = _copied(optimizer, memo)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(
+            f"the optimizer {type(optimizer).__name__} cannot be copied", cause=str(error)
+        ) from error
+    leaves = tuple(memo[id(p)] if id(p) in known else None for p in parameters)
+    return _describe(own, leaves, batch_size)
+
+
+def stepping_from_state(
+    state: Mapping[str, Any], parameters: Sequence[Tensor], batch_size: int | None
+) -> Stepping | None:
+    """Rebuild the optimiser that wrote ``state``; None where its kind or its parameters do not fit."""
+    groups = state.get("param_groups")
+    if not isinstance(groups, list) or not groups or not isinstance(groups[0], Mapping):
+        return None
+    kind = next((cls for keys, cls in _KINDS if keys <= groups[0].keys()), None)
+    sizes = [len(group.get("params", ())) for group in groups]
+    if kind is None or sum(sizes) != len(parameters):
+        return None
+    if kind is torch.optim.Adam and groups[0].get("decoupled_weight_decay"):
+        kind = torch.optim.AdamW
+    leaves = [nn.Parameter(p.detach().clone()) for p in parameters]
+    rest = iter(leaves)
+    try:
+        own = kind([{"params": [next(rest) for _ in range(size)]} for size in sizes])
+        own.load_state_dict({"state": state.get("state", {}), "param_groups": groups})
+    except (TypeError, ValueError, KeyError, RuntimeError):
+        return None
+    return _describe(own, tuple(leaves), batch_size)
+
+
+def _describe(
+    optimizer: torch.optim.Optimizer, leaves: tuple[nn.Parameter | None, ...], batch_size: int | None
+) -> Stepping:
+    group = optimizer.param_groups[0]
+    momentum = group.get("momentum") or (group.get("betas") or (0.0,))[0]
+    return Stepping(
+        name=type(optimizer).__name__,
+        lr=max(float(g["lr"]) for g in optimizer.param_groups),
+        momentum=float(momentum),
+        batch_size=batch_size,
+        _optimizer=optimizer,
+        _leaves=leaves,
+    )
+
+
+def _copied(optimizer: torch.optim.Optimizer, memo: dict[int, Any]) -> torch.optim.Optimizer:
+    """Copy an optimiser with its parameters and state; ``memo`` then maps id(parameter) to its copy.
+
+    Not by copy.deepcopy alone, which forgets what an optimiser keeps beside its state (L-BFGS its
+    parameters). Left behind are the user's hooks, and the `step` that schedulers put on the instance: it is
+    bound to the user's optimiser and would move the user's weights.
+    """
+    own = object.__new__(type(optimizer))
+    contents = {name: value for name, value in vars(optimizer).items() if name != "step"}
+    for name in contents:
+        if name.endswith("_hooks"):
+            contents[name] = OrderedDict()
+    vars(own).update(copy.deepcopy(contents, memo))
+    return own

@@ -1,0 +1,102 @@
+"""Documents and progress in a terminal, by rich."""
+
+from __future__ import annotations
+
+import io
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from thalweg.report.document import Block, Document, Facts, Headline, Note, Table
+
+__all__ = ["Bar", "render", "to_text"]
+
+_COLOURS = {"good": "green", "bad": "red", "neutral": "yellow"}
+
+
+def render(document: Document, console: Console) -> None:
+    """Print ``document`` on ``console``."""
+    console.print(Text(document.title, style="bold"))
+    for block in document.blocks:
+        console.print(Padding(_block(block), (1, 0, 0, 0)))
+
+
+def to_text(document: Document, width: int = 110) -> str:
+    """Return ``document`` as plain text."""
+    out = io.StringIO()
+    render(document, Console(file=out, width=width, color_system=None, force_terminal=False))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _block(block: Block) -> RenderableType:
+    match block:
+        case Headline(word, sentence, tone):
+            grid = RichTable.grid(padding=(0, 3, 0, 0))
+            grid.add_row(Text(word.upper(), style=f"bold {_COLOURS[tone]}"), Text(sentence))
+            return grid
+        case Facts(rows):
+            grid = RichTable.grid(padding=(0, 2, 0, 0))
+            grid.add_column(style="cyan", no_wrap=True)
+            for label, text in rows:
+                grid.add_row(Text("  " + label), Text(text))
+            return grid
+        case Table(title, columns, rows):
+            table = RichTable(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
+            table.add_column("  " + columns[0])
+            for column in columns[1:]:
+                table.add_column(column, justify="right", no_wrap=True)
+            for row in rows:
+                table.add_row(Text("  " + row[0]), *(Text(cell) for cell in row[1:]))
+            return Group(Text(title, style="bold"), table)
+        case Note(text):
+            return Text(text)
+
+
+class Bar:
+    """A progress bar with the time left on a console, shown once the work has taken ``after`` seconds."""
+
+    def __init__(self, console: Console, after: float = 2.0) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=1.0)
+        self._visible_from = time.monotonic() + after
+        self._enabled = console.is_terminal
+        self._started = False
+
+    def phase(self, label: str) -> None:
+        """Show what begins now."""
+        self._bar.update(self._task, description=label)
+        self._show_when_due()
+
+    def advance(self, done: float, total: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=min(done, total), total=total)
+        self._show_when_due()
+
+    def _show_when_due(self) -> None:
+        if self._enabled and not self._started and time.monotonic() >= self._visible_from:
+            self._bar.start()
+            self._started = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started:
+            self._bar.stop()

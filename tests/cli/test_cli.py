@@ -1,0 +1,202 @@
+"""The command line as a user meets it: a process with arguments, streams and an exit code."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.models import seeded
+from thalweg.cli.main import main
+from thalweg.problem.intact import random_state_kept
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
+
+
+def run(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "thalweg", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_answers_without_torch():
+    code = (
+        "import sys, thalweg.cli.main as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands" in done.stdout
+    assert done.stdout.endswith("False\n")
+    plain = subprocess.run(
+        [sys.executable, "-c", "import thalweg, sys; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert plain.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_help_answers_within_half_a_second():
+    def seconds():
+        begun = time.perf_counter()
+        run("--help")
+        return time.perf_counter() - begun
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "spectrum", "problems", "doctor"])
+def test_every_verb_has_help(verb):
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert "Usage: thalweg " + verb in done.stdout
+
+
+def test_json_on_standard_output_and_nothing_else():
+    done = run("diagnose", "saddle", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "saddle"
+    assert json.loads(run("spectrum", "saddle", "--json", "-").stdout)["schema"] == "thalweg/spectrum@1"
+    assert "digits-mlp" in json.loads(run("problems", "--json").stdout)
+
+
+def test_the_default_is_a_demonstration(tmp_path):
+    done = run("diagnose", "--html", tmp_path / "report.html", "--json", tmp_path / "report.json")
+    assert done.returncode == 0, done.stderr
+    assert "SADDLE" in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "saddle"
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_fail_on_turns_a_verdict_into_an_exit_code():
+    assert run("diagnose", "cube", "--fail-on", "degenerate").returncode == 1
+    assert run("diagnose", "cube", "--fail-on", "plateau", "--fail-on", "saddle").returncode == 0
+
+
+def test_doctor_and_problems_tell():
+    assert "torch" in run("doctor").stdout
+    assert "digits-deep-sigmoid" in run("problems").stdout
+
+
+TRAIN = """
+    import torch, thalweg
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    print("a line that the user's code prints")
+
+    def problem():
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randn(200, 4, generator=rng)
+        y = (x[:, 0] > 0).long()
+        loader = DataLoader(TensorDataset(x[:160], y[:160]), batch_size=32, shuffle=True)
+        heldout = DataLoader(TensorDataset(x[160:], y[160:]), batch_size=32)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        return thalweg.Problem(model, nn.CrossEntropyLoss(), loader, heldout=heldout)
+
+    def three():
+        return 3
+
+    def frozen():
+        p = problem()
+        p.model.requires_grad_(False)
+        return p
+
+    def empty():
+        return thalweg.Problem(nn.Linear(4, 2), nn.CrossEntropyLoss(), [])
+
+    def form():
+        return thalweg.Problem(nn.Linear(4, 2), nn.CrossEntropyLoss(), [torch.zeros(8, 4)])
+
+    def nan():
+        p = problem()
+        with torch.no_grad():
+            p.model[0].weight.fill_(float("nan"))
+        return p
+"""
+
+
+def network():
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("user")
+    (path / "train.py").write_text(textwrap.dedent(TRAIN))
+    model = seeded(network)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path / "last.pt")
+    save_file(model.state_dict(), path / "last.safetensors")
+    torch.save({"other.weight": torch.zeros(3)}, path / "other.pt")
+    torch.save(model, path / "code.pt")
+    return path
+
+
+@pytest.mark.parametrize("checkpoint", ["last.pt", "last.safetensors"])
+def test_a_users_own_training_is_diagnosed(folder, checkpoint):
+    done = run("diagnose", "train.py:problem", "--checkpoint", checkpoint, "--json", "-", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["verdict"] == "descending"
+    assert record["evidence"]["heldout_loss"]["value"] > 0
+    assert "a line that the user's code prints" in done.stderr
+    names = {move["name"] for move in record["moves"]}
+    assert ("learning rate × 0.1" in names) == (checkpoint == "last.pt")
+
+
+BAD = {
+    ("nowhere.py:problem",): (2, "There is no file"),
+    ("train.py:three",): (2, "returned no problem"),
+    ("train.py:frozen",): (2, "no trainable parameters"),
+    ("train.py:empty",): (2, "empty"),
+    ("train.py:form",): (2, "wrong form"),
+    ("train.py:nan",): (3, "NaN or infinity"),
+    ("train.py:problem", "--checkpoint", "missing.pt"): (2, "There is no checkpoint"),
+    ("train.py:problem", "--checkpoint", "other.pt"): (2, "of another model"),
+    ("train.py:problem", "--checkpoint", "code.pt"): (2, "could run code"),
+    ("digits-mpl",): (2, "digits-mlp"),
+    ("cube", "--budget", "1"): (2, "budget is too small"),
+    ("cube", "--json", "no/such/folder/x.json"): (2, "Cannot write"),
+    ("cube", "--fail-on", "nonsense"): (2, "nonsense"),
+    ("cube", "--seed", "x"): (2, "not a valid integer"),
+}
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+def test_bad_input_gets_one_message_and_its_exit_code(folder, arguments, monkeypatch, capsys):
+    code, message = BAD[arguments]
+    monkeypatch.chdir(folder)
+    with random_state_kept(), pytest.raises(SystemExit) as stopped:
+        main(["diagnose", *arguments])
+    said = capsys.readouterr()
+    assert stopped.value.code == code, said.err
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) <= 6
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+def test_an_error_in_a_process_of_its_own_is_one_line_too(folder):
+    done = run("diagnose", "train.py:nan", cwd=folder)
+    assert done.returncode == 3
+    assert done.stderr.startswith("a line that the user's code prints\nthalweg: 1 of the parameters")
+    assert done.stderr.count("\n") == 2
