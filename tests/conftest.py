@@ -1,9 +1,6 @@
 """What every test relies on: a fixed number of threads, and a guard on the global random states."""
 
-import os
 import random
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads would spin on a busy machine
 
 import numpy as np
 import pytest

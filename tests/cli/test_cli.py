@@ -77,8 +77,8 @@ def test_json_on_standard_output_and_nothing_else():
 def test_the_default_is_a_demonstration(tmp_path):
     done = run("diagnose", "--html", tmp_path / "report.html", "--json", tmp_path / "report.json")
     assert done.returncode == 0, done.stderr
-    assert "SADDLE" in done.stdout
-    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "saddle"
+    assert "PLATEAU" in done.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "plateau"
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "http" not in page.replace("http-equiv", "")

@@ -49,7 +49,7 @@ def command(
 ) -> None:
     r"""Say where the training of PROBLEM stands on its loss landscape.
 
-    PROBLEM is a built-in name (see `thalweg problems`; the default is a saddle), or file.py:function or
+    PROBLEM is a built-in name (see `thalweg problems`; the default is a plateau), or file.py:function or
     package.module:function that returns a thalweg.Problem.
 
     \b

@@ -37,7 +37,7 @@ def problem_options(function: _Function) -> _Function:
             type=click.Path(path_type=Path),
             help="Weights to load first: .safetensors, .pt, .pth, .ckpt (never run as code).",
         ),
-        click.argument("problem", required=False, default="digits-saddle"),
+        click.argument("problem", required=False, default="digits-deep-sigmoid"),
     ):
         function = option(function)
     return function

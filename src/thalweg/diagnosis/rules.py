@@ -213,12 +213,12 @@ def _what_is_missing(e: Evidence, t: Thresholds) -> str:
     if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
         if e.heldout_curvature.upper(t.confidence) >= 0:
             return (
-                f"negative curvature ({significant(c.lambda_min.value)}) was found on the training sample but is not "
-                f"confirmed on {e.heldout_source}; more held-out data would decide"
+                f"negative curvature ({significant(c.lambda_min.value)}) was found on the training sample, "
+                f"but {e.heldout_source} do not confirm it; more held-out data would decide"
             )
         return (
-            f"there is negative curvature ({significant(c.lambda_min.value)}), but no step along it lowers the loss "
-            "clearly; more held-out data would decide"
+            f"there is negative curvature ({significant(c.lambda_min.value)}), but no step along it lowers "
+            "the loss clearly; more held-out data would decide"
         )
     if c.certificate.relative_gap > t.open_gap:
         return (
