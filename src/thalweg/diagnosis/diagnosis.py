@@ -17,7 +17,7 @@ from thalweg.errors import InputError
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
 from thalweg.problem.stepping import Stepping
-from thalweg.progress import Progress
+from thalweg.progress import Metered, Progress, Silent
 from thalweg.records import Cost, Provenance, Record, current_provenance
 from thalweg.report.document import Document
 
@@ -134,7 +134,8 @@ def _diagnose(
     measured = problem.measured(seed=seed)
     stepping = problem.stepping(optimizer)
     spending = plan(budget)
-    evidence = gather(measured, stepping, seed=seed, plan=spending, progress=progress)
+    told = Metered(progress or Silent(), lambda: measured.ledger.gradient_equivalents, spending.expected)
+    evidence = gather(measured, stepping, seed=seed, plan=spending, progress=told)
     judgement = judge(evidence)
     moves: tuple[Move, ...] = ()
     if spending.extras:
@@ -146,7 +147,7 @@ def _diagnose(
             model=problem.model,
             loss=problem.loss,
             seed=seed,
-            progress=progress,
+            progress=told,
         )
     theta = measured.train.theta
     return Diagnosis(

@@ -39,6 +39,11 @@ class Plan:
     ladder: int  # steps of a line probe
     extras: bool  # whether continuation and moves are tried
 
+    @property
+    def expected(self) -> float:
+        """About what it comes to, in gradient-equivalents."""
+        return 2.0 * (self.products + self.forecast) + self.ladder + (40.0 if self.extras else 14.0)
+
 
 @dataclass(frozen=True)
 class CurvatureEvidence:
