@@ -9,7 +9,7 @@ ThalwegError                      exit code 3: could not answer
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "InputError", "ModelError", "NumericalError", "ThalwegError"]
+__all__ = ["CheckpointError", "InputError", "ModelError", "NumericalError", "ThalwegError", "printable"]
 
 
 class ThalwegError(Exception):
@@ -57,3 +57,8 @@ class ModelError(ThalwegError):
 
 class NumericalError(ThalwegError):
     """NaN or infinity where a number was needed."""
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could steer a terminal: names in users' files are not trusted."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from tests.models import classification, mlp, seeded
 from thalweg.errors import InputError, ModelError, NumericalError
+from thalweg.problem import empirical_risk
 from thalweg.problem.batches import draw_sample
 from thalweg.problem.problem import Problem
 
@@ -176,6 +177,31 @@ def test_any_number_of_examples_can_be_measured(num):
     assert len(list(objective.batch_gradients(objective.theta))) == min(num, 32)
 
 
+def test_batches_are_cut_to_fit_the_memory_and_the_sums_stay(monkeypatch):
+    x, y = classification(100)
+    whole = Problem(mlp(), nn.CrossEntropyLoss(), (x, y)).measured().train
+    monkeypatch.setattr(empirical_risk, "memory_share", lambda device: 30_000)
+    cut = Problem(mlp(), nn.CrossEntropyLoss(), (x, y)).measured().train
+    assert len(whole.chunks) == 1
+    assert len(cut.chunks) > 2
+    theta = whole.theta
+    assert cut.value(theta) == pytest.approx(whole.value(theta), rel=1e-12)
+    assert torch.allclose(cut.gradient(theta), whole.gradient(theta), atol=1e-14)
+    assert torch.allclose(cut.hvp(theta, theta), whole.hvp(theta, theta), atol=1e-13)
+
+
+def test_half_precision_weights_are_measured_in_float32_coordinates():
+    model = mlp(dtype=torch.bfloat16)
+    x, y = classification(40, dtype=torch.bfloat16)
+    objective = Problem(model, nn.CrossEntropyLoss(), (x, y)).measured().train
+    assert objective.theta.dtype == torch.float32
+    assert objective.roundoff == torch.finfo(torch.bfloat16).eps
+    assert model[0].weight.dtype == torch.bfloat16
+    precise = Problem(mlp().float(), nn.CrossEntropyLoss(), (x.float(), y)).measured().train
+    change = objective.gradient(objective.theta) - precise.gradient(objective.theta)
+    assert float(change.norm()) < 0.1 * float(precise.gradient(objective.theta).norm())
+
+
 def test_a_large_data_set_is_sampled_at_random_and_repeatably():
     x, y = classification(500)
     loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
@@ -248,7 +274,7 @@ def test_bad_models_and_losses_get_one_clear_error():
         Problem(mlp(), lambda x: x, (x, y))
     with pytest.raises(InputError, match="no trainable parameters"):
         Problem(mlp().requires_grad_(False), nn.CrossEntropyLoss(), (x, y)).measured()
-    with pytest.raises(InputError, match=r"wrong form.*shape \(37, 3\)"):
+    with pytest.raises(InputError, match=r"wrong form.*shape \(\d+, 3\)"):
         Problem(mlp(), lambda m, b: m(b[0]), (x, y)).measured()
     with pytest.raises(ModelError, match="differentiated"):
         Problem(mlp(), lambda m, b: m(b[0]).detach().mean(), (x, y)).measured().train.gradient(

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, printable
 from thalweg.version import __version__
 
 __all__ = ["command", "main"]
@@ -77,5 +77,5 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"thalweg: {message}", err=True)
+    click.echo(f"thalweg: {printable(message)}", err=True)
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import final
 
@@ -13,6 +12,7 @@ from thalweg.curvature.operators import Operator
 from thalweg.errors import ModelError
 from thalweg.problem.cost import HVP_KEPT
 from thalweg.problem.intact import intact
+from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, Objective, differentiate
 from thalweg.rng import gaussian, generator
 
@@ -40,7 +40,8 @@ class ExactHessian:
         self._objective = objective
         self._theta = theta
         self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
-        self._kept: list[GradientGraph] | None = self._keep(_memory_share() if memory is None else memory)
+        limit = memory_share(theta.device) if memory is None else memory
+        self._kept: list[GradientGraph] | None = self._keep(limit)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H·vector (n,). Cost: 2 gradient-equivalents, 3 where the graph cannot be kept."""
@@ -66,9 +67,9 @@ class ExactHessian:
         return total
 
     def _keep(self, memory: int) -> list[GradientGraph] | None:
-        meter = _SavedBytes()
+        meter = SavedBytes()
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(meter.pack, _same):
+        with meter.counting():
             for graph in self._objective.gradient_graphs(self._theta):
                 kept.append(graph)
                 if meter.total > memory:
@@ -185,32 +186,6 @@ def _add(total: Tensor, parts: list[Tensor | None], graph: GradientGraph) -> Non
 def _cut(vector: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     pieces = vector.split([leaf.numel() for leaf in leaves])
     return [piece.view(leaf.shape).to(leaf.dtype) for piece, leaf in zip(pieces, leaves, strict=True)]
-
-
-class _SavedBytes:
-    """Counts the bytes that autograd keeps, each storage once."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _memory_share() -> int:
-    """A quarter of the machine's memory, or of the free memory of the GPU where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] // 4
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) // 4
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from thalweg.estimates import Estimate
 from thalweg.problem.batches import Batch
-from thalweg.problem.objective import EmpiricalRisk, Objective
+from thalweg.problem.empirical_risk import EmpiricalRisk
+from thalweg.problem.objective import Objective
 from thalweg.problem.stepping import Stepping
 from thalweg.rng import generator
 
@@ -48,7 +49,7 @@ def stream(objective: Objective, stepping: Stepping, seed: int, name: str) -> It
     epoch = 0
     while True:
         if size == sample.examples and sample.joinable:
-            yield sample.chunked()
+            yield objective.chunks
         else:
             for batch in sample.rebatched(size, generator(seed, "order", name, epoch)):
                 yield (batch,)

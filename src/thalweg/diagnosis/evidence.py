@@ -185,7 +185,7 @@ def gather(
 
 def _rounding(objective: Objective, theta: Tensor, here: float, seed: int) -> float:
     """Move every weight by one unit in the last place, up or down, and see how far the loss moves."""
-    unit = float(torch.finfo(theta.dtype).eps)
+    unit = objective.roundoff
     moves = []
     for i in range(3):
         nudged = theta * (1 + unit * signs(theta.numel(), generator(seed, "rounding", i), like=theta))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from thalweg.curvature.lanczos import Floats, tridiagonalise
 from thalweg.curvature.operators import Operator
-from thalweg.problem.objective import EmpiricalRisk, Objective
+from thalweg.problem.empirical_risk import EmpiricalRisk
+from thalweg.problem.objective import Objective
 from thalweg.rng import generator, signs
 
 __all__ = ["Forecast", "GradientEvidence", "LayerSignal", "forecast", "measure_gradient"]

@@ -13,9 +13,10 @@ from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.rebuild import rebuilt
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.estimates import Estimate, paired_difference
+from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.intact import intact
 from thalweg.problem.loss import BatchLoss
-from thalweg.problem.objective import EmpiricalRisk, Objective
+from thalweg.problem.objective import Objective
 from thalweg.problem.problem import Measured
 from thalweg.problem.stepping import Stepping
 from thalweg.progress import Progress, Silent

@@ -19,8 +19,6 @@ __all__ = ["Batch", "Sample", "draw_sample", "num_examples"]
 
 Data = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Iterable[Any]
 
-# Larger groups run faster, until their activations fall out of the processor's cache.
-CHUNK = 2048
 _FORMS = "a DataLoader, a Dataset, a list of batches, or an (inputs, targets) pair of tensors"
 
 
@@ -71,8 +69,8 @@ class Sample:
         edges = [round(i * self.examples / num_groups) for i in range(num_groups + 1)]
         return tuple(Batch(_cut(joined, a, b), b - a) for a, b in pairwise(edges) if b > a)
 
-    def chunked(self, size: int = CHUNK) -> tuple[Batch, ...]:
-        """Return the same examples in few large batches, which run faster."""
+    def chunked(self, size: int) -> tuple[Batch, ...]:
+        """Return the same examples in batches of at most ``size``, where they may be cut anew."""
         return self.grouped(-(-self.examples // size)) if self.examples else ()
 
     def rebatched(self, size: int, rng: torch.Generator) -> tuple[Batch, ...]:

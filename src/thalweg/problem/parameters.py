@@ -19,7 +19,7 @@ class ParameterSpace:
     """The trainable parameters of a model as coordinates of one vector ``theta`` (n,).
 
     Tied parameters count once, frozen ones not at all. ``theta`` has the widest dtype among the
-    parameters; each tensor gets its own dtype back.
+    parameters, at least float32; each tensor gets its own dtype back.
     """
 
     names: tuple[str, ...]
@@ -77,8 +77,8 @@ class ParameterSpace:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of ``theta``."""
-        widest = self.dtypes[0]
-        for dtype in self.dtypes[1:]:
+        widest = torch.float32
+        for dtype in self.dtypes:
             widest = torch.promote_types(widest, dtype)
         return widest
 

@@ -16,9 +16,11 @@ from thalweg.errors import InputError, ModelError, NumericalError
 from thalweg.problem.batches import Data, Sample, draw_sample
 from thalweg.problem.builtin.registry import build
 from thalweg.problem.cost import Ledger
+from thalweg.problem.empirical_risk import EmpiricalRisk
+from thalweg.problem.function_objective import FunctionObjective
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.loss import BatchLoss, batch_loss
-from thalweg.problem.objective import EmpiricalRisk, FunctionObjective, Objective
+from thalweg.problem.objective import Objective
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.problem.stepping import Stepping, stepping_from_optimizer, stepping_from_state
 

@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from thalweg.errors import printable
 from thalweg.report.document import Block, Document, Facts, Headline, Note, Table
 
 __all__ = ["Bar", "render", "to_text"]
@@ -23,7 +24,7 @@ _COLOURS = {"good": "green", "bad": "red", "neutral": "yellow"}
 
 def render(document: Document, console: Console) -> None:
     """Print ``document`` on ``console``."""
-    console.print(Text(document.title, style="bold"))
+    console.print(_text(document.title, style="bold"))
     for block in document.blocks:
         console.print(Padding(_block(block), (1, 0, 0, 0)))
 
@@ -39,24 +40,28 @@ def _block(block: Block) -> RenderableType:
     match block:
         case Headline(word, sentence, tone):
             grid = RichTable.grid(padding=(0, 3, 0, 0))
-            grid.add_row(Text(word.upper(), style=f"bold {_COLOURS[tone]}"), Text(sentence))
+            grid.add_row(_text(word.upper(), style=f"bold {_COLOURS[tone]}"), _text(sentence))
             return grid
         case Facts(rows):
             grid = RichTable.grid(padding=(0, 2, 0, 0))
             grid.add_column(style="cyan", no_wrap=True)
             for label, text in rows:
-                grid.add_row(Text("  " + label), Text(text))
+                grid.add_row(_text("  " + label), _text(text))
             return grid
         case Table(title, columns, rows):
             table = RichTable(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
-            table.add_column("  " + columns[0])
+            table.add_column(_text("  " + columns[0]))
             for column in columns[1:]:
-                table.add_column(column, justify="right", no_wrap=True)
+                table.add_column(_text(column), justify="right", no_wrap=True)
             for row in rows:
-                table.add_row(Text("  " + row[0]), *(Text(cell) for cell in row[1:]))
-            return Group(Text(title, style="bold"), table)
+                table.add_row(_text("  " + row[0]), *(_text(cell) for cell in row[1:]))
+            return Group(_text(title, style="bold"), table)
         case Note(text):
-            return Text(text)
+            return _text(text)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style=style)
 
 
 class Bar:

@@ -1,0 +1,103 @@
+"""Documents on a screen, in a page, and the numbers in them."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from thalweg.progress import Metered, Silent
+from thalweg.report.document import Document, Facts, Headline, Note, Table, signed, significant
+from thalweg.report.html import to_fragment, to_page
+from thalweg.report.terminal import Bar, to_text
+
+HOSTILE = ["<script>alert(1)</script>", '" onmouseover="x', "[bold]markup[/bold]", "a\x1b[31mb", "&amp;<b>a"]
+
+
+def document(text):
+    return Document(
+        text,
+        (
+            Headline(text, text),
+            Facts(((text, text),)),
+            Table(text, (text, text), ((text, text),)),
+            Note(text),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0"),
+        (None, "–"),
+        (1.0, "1.0"),
+        (123.456, "123"),
+        (12345.6, "12,346"),
+        (0.5, "0.50"),
+        (0.0123, "0.012"),
+        (0.00123, "0.0012"),
+        (0.00012, "1.2e−04"),
+        (-2.5, "−2.5"),
+        (1e7, "1.0e+07"),
+    ],
+)
+def test_numbers_are_written_for_people(value, written):
+    assert significant(value) == written
+
+
+def test_changes_carry_their_sign():
+    assert signed(0.5) == "+0.50"
+    assert signed(-0.5) == "−0.50"
+    assert signed(0.0) == "0"
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_stays_text(text):
+    page = to_page(document(text))
+    body = page.split("</style>")[1]
+    for tag in ("<script", "<b>a", 'onmouseover="x'):
+        assert tag not in body
+    assert body.count("<table") == 2
+    assert "default-src 'none'" in page
+    shown = to_text(document(text))
+    assert "\x1b" not in shown
+    if "[bold]" in text:
+        assert "[bold]markup[/bold]" in shown
+
+
+def test_a_fragment_needs_nothing_from_anywhere():
+    fragment = to_fragment(document("x"))
+    for word in ("http://", "https://", "src=", "@import", "url("):
+        assert word not in fragment
+
+
+@pytest.mark.parametrize(
+    ("terminal", "after", "shown"), [(False, 0.0, False), (True, 60.0, False), (True, 0.0, True)]
+)
+def test_the_bar_shows_on_a_terminal_only_and_only_when_it_takes_long(terminal, after, shown):
+    out = io.StringIO()
+    with Bar(Console(file=out, force_terminal=terminal, width=100), after=after) as bar:
+        bar.phase("curvature")
+        bar.advance(1, 4)
+    assert ("curvature" in out.getvalue()) == shown
+    if shown:
+        assert "time left" in out.getvalue()
+        assert "25%" in out.getvalue()
+
+
+def test_many_phases_are_measured_by_what_they_spend():
+    class Told(Silent):
+        def __init__(self):
+            self.seen = []
+
+        def advance(self, done, total):
+            self.seen.append((done, total))
+
+    told, spent = Told(), [0.0]
+    meter = Metered(told, lambda: spent[0], planned=10.0)
+    meter.phase("a")
+    spent[0] = 4.0
+    meter.advance(1, 1)
+    spent[0] = 40.0
+    meter.phase("b")
+    assert told.seen == [(0.0, 10.0), (4.0, 10.0), (10.0, 10.0)]
