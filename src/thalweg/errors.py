@@ -38,7 +38,7 @@ class ThalwegError(Exception):
         for label, text in (("expected", expected), ("got", got), ("likely cause", cause), ("try", hint)):
             if text:
                 parts.append(f"{label}: {text.rstrip('.')}")
-        super().__init__(". ".join(part[:1].upper() + part[1:] for part in parts) + ".")
+        super().__init__("; ".join(parts))
 
 
 class InputError(ThalwegError, ValueError):

@@ -164,18 +164,18 @@ def test_a_users_own_training_is_diagnosed(folder, checkpoint):
 
 
 BAD = {
-    ("nowhere.py:problem",): (2, "There is no file"),
+    ("nowhere.py:problem",): (2, "there is no file"),
     ("train.py:three",): (2, "returned no problem"),
     ("train.py:frozen",): (2, "no trainable parameters"),
     ("train.py:empty",): (2, "empty"),
     ("train.py:form",): (2, "wrong form"),
     ("train.py:nan",): (3, "NaN or infinity"),
-    ("train.py:problem", "--checkpoint", "missing.pt"): (2, "There is no checkpoint"),
+    ("train.py:problem", "--checkpoint", "missing.pt"): (2, "there is no checkpoint"),
     ("train.py:problem", "--checkpoint", "other.pt"): (2, "of another model"),
     ("train.py:problem", "--checkpoint", "code.pt"): (2, "could run code"),
     ("digits-mpl",): (2, "digits-mlp"),
-    ("cube", "--budget", "1"): (2, "budget is too small"),
-    ("cube", "--json", "no/such/folder/x.json"): (2, "Cannot write"),
+    ("cube", "--budget", "1"): (2, "the least is 30"),
+    ("cube", "--json", "no/such/folder/x.json"): (2, "cannot write"),
     ("cube", "--fail-on", "nonsense"): (2, "nonsense"),
     ("cube", "--seed", "x"): (2, "not a valid integer"),
 }

@@ -119,7 +119,7 @@ def test_a_token_model_with_dict_batches_is_diagnosed():
     assert found.evidence.heldout_loss is not None
 
 
-@pytest.mark.parametrize("budget", [20, 30, 60, 120])
+@pytest.mark.parametrize("budget", [30, 60, 120])
 def test_a_budget_is_kept_to_within_a_fifth_and_weakens_the_claim_honestly(budget):
     problem = Problem.builtin("digits-saddle")
     found = diagnose(problem, budget=budget)
@@ -189,7 +189,7 @@ class TestTheRecord:
         assert json.loads((tmp_path / "report.json").read_text()) == diagnosis.to_dict()
         with pytest.raises(InputError, match="cannot be saved"):
             diagnosis.save(tmp_path / "report.pdf")
-        with pytest.raises(InputError, match="Cannot write"):
+        with pytest.raises(InputError, match="cannot write"):
             diagnosis.save(tmp_path / "nowhere" / "report.json")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.txt"]
 

@@ -37,7 +37,7 @@ def gradient(norm=1e-6, significant=False, layers=(1.0, 0.8, 0.5)):
 
 
 def forecast(norm=1e-6, lr=0.1, curvature=1.0):
-    return Forecast(lr, norm, (curvature,), (1.0,), 0.1)
+    return Forecast(lr, norm, (curvature,), (1.0,))
 
 
 def line(*changes, name="lowest curvature", stderr=0.0, slope=0.0, heldout=None):
@@ -125,9 +125,21 @@ TABLE = {
         "undetermined",
     ),
     "negative curvature below the floor": (
-        {**SADDLE, "curvature": curvature(low=-0.009, floor=0.01)},
+        {"curvature": curvature(low=-0.009, floor=0.01), "heldout_curvature": estimate(0.01, 0.01)},
         "minimum",
     ),
+    "no curvature beside a valley, and the loss falls there": (
+        {"curvature": curvature(low=0.0), "lines": (line(-8e-3, -1e-3, 1e-3, 8e-3, stderr=1e-5),)},
+        "degenerate",
+    ),
+    "the same where held-out data do not fall": (
+        {
+            "curvature": curvature(low=0.0),
+            "lines": (line(-8e-3, -1e-3, 1e-3, 8e-3, stderr=1e-5, heldout=1e-3),),
+        },
+        "undetermined",
+    ),
+    "one weak layer of several": ({"gradient": gradient(layers=(1.0, 1e-5, 1.0))}, "minimum"),
     "confirmed negative curvature that leads down only a little": (
         {**SADDLE, "lines": (line(-2e-4, -1e-4, -1e-4, -2e-4, stderr=1e-5),)},
         "saddle",
@@ -221,7 +233,6 @@ def test_a_loss_in_other_units_gets_the_same_verdict(case, factor):
             e.forecast.gradient_norm * factor,
             tuple(x * factor for x in e.forecast.nodes),
             e.forecast.weights,
-            e.forecast.flatness,
         ),
         curvature=replace(
             c,

@@ -128,7 +128,7 @@ def test_the_number_of_threads_stays_and_does_not_matter():
 def test_an_unknown_name_is_answered_with_the_closest_and_the_list():
     with pytest.raises(InputError) as caught:
         build(Parts, "digit-mpl", 0)
-    assert "Try: 'digits-mlp'" in str(caught.value)
+    assert "try: 'digits-mlp'" in str(caught.value)
     assert all(name in str(caught.value) for name in NAMES)
 
 

@@ -123,7 +123,7 @@ class Interrupting:
 
 def test_every_moment_at_which_the_work_can_stop_leaves_everything_bit_for_bit():
     counter = Interrupting(0, None)
-    diagnose(setting(counter)[0], budget=20)
+    diagnose(setting(counter)[0], budget=30)
     total = counter.calls
     assert total > 50
     for error in (KeyboardInterrupt(), RuntimeError("boom"), ZeroDivisionError("boom")):
@@ -132,7 +132,7 @@ def test_every_moment_at_which_the_work_can_stop_leaves_everything_bit_for_bit()
             before = state(model, optimizer, loader)
             stopped = False
             try:
-                diagnose(problem, budget=20)
+                diagnose(problem, budget=30)
             except (KeyboardInterrupt, InputError, ZeroDivisionError):
                 stopped = True
             # An ordinary error on a batch that Thalweg cut itself only means: keep the batches as they are.
@@ -142,7 +142,7 @@ def test_every_moment_at_which_the_work_can_stop_leaves_everything_bit_for_bit()
 
 def test_ctrl_c_at_any_instruction_leaves_everything_bit_for_bit():
     begun = time.perf_counter()
-    diagnose(setting()[0], budget=20)
+    diagnose(setting()[0], budget=30)
     length = time.perf_counter() - begun
     moments = random.Random(0)
     interrupted = 0
@@ -152,7 +152,7 @@ def test_ctrl_c_at_any_instruction_leaves_everything_bit_for_bit():
         ctrl_c = threading.Timer(moments.uniform(1e-4, 0.9 * length), signal.raise_signal, [signal.SIGINT])
         try:
             ctrl_c.start()
-            diagnose(problem, budget=20)
+            diagnose(problem, budget=30)
             ctrl_c.join()
         except KeyboardInterrupt:
             interrupted += 1

@@ -180,7 +180,7 @@ def test_any_number_of_examples_can_be_measured(num):
 def test_batches_are_cut_to_fit_the_memory_and_the_sums_stay(monkeypatch):
     x, y = classification(100)
     whole = Problem(mlp(), nn.CrossEntropyLoss(), (x, y)).measured().train
-    monkeypatch.setattr(empirical_risk, "memory_share", lambda device: 30_000)
+    monkeypatch.setattr(empirical_risk, "memory_share", lambda device: 8_000)
     cut = Problem(mlp(), nn.CrossEntropyLoss(), (x, y)).measured().train
     assert len(whole.chunks) == 1
     assert len(cut.chunks) > 2
@@ -266,7 +266,7 @@ def test_bad_data_gets_one_clear_error(kind):
 
 def test_bad_models_and_losses_get_one_clear_error():
     x, y = classification()
-    with pytest.raises(InputError, match=r"expected: a torch\.nn\.Module|Expected: a torch\.nn\.Module"):
+    with pytest.raises(InputError, match=r"expected: a torch\.nn\.Module"):
         Problem(mlp().state_dict(), nn.CrossEntropyLoss(), (x, y))
     with pytest.raises(InputError, match="cannot be called"):
         Problem(mlp(), "cross-entropy", (x, y))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from thalweg.cli.options import give_out, open_problem, problem_options, working
+from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
 from thalweg.diagnosis.diagnosis import diagnose
+from thalweg.diagnosis.purse import LEAST
 from thalweg.diagnosis.verdict import Verdict
 
 __all__ = ["command"]
@@ -20,8 +21,8 @@ __all__ = ["command"]
     "--budget",
     type=float,
     metavar="N",
-    help="Spend at most N gradient-equivalents (forward and backward passes over the sample); 20 or more. "
-    "A full answer takes about 220.",
+    help="Spend at most N gradient-equivalents (forward and backward passes over the sample); 30 or more. "
+    "A full answer takes 100 to 220.",
 )
 @click.option(
     "--html",
@@ -47,7 +48,7 @@ def command(
     html_path: Path | None,
     fail_on: tuple[str, ...],
 ) -> None:
-    r"""Say where the training of PROBLEM stands on its loss landscape.
+    """Say where the training of PROBLEM stands on its loss landscape.
 
     PROBLEM is a built-in name (see `thalweg problems`; the default is a plateau), or file.py:function or
     package.module:function that returns a thalweg.Problem.
@@ -57,6 +58,11 @@ def command(
     thalweg diagnose train.py:problem --checkpoint last.safetensors --json report.json
     thalweg diagnose train.py:problem --fail-on plateau --fail-on bouncing
     """
+    require_writable(json_path, html_path)
+    if html_path is not None and html_path.suffix.lower() != ".html":
+        raise click.BadParameter("the page needs a name that ends in .html", param_hint="--html")
+    if budget is not None and not budget >= LEAST:
+        raise click.BadParameter(f"the least is {LEAST:.0f} gradient-equivalents", param_hint="--budget")
     with working() as bar:
         bar.phase("building the problem")
         opened = open_problem(problem, checkpoint, seed)

@@ -52,7 +52,7 @@ class _Verbs(click.Group):
 )
 @click.version_option(__version__, prog_name="thalweg")
 def command() -> None:
-    r"""Where on the loss landscape does my training stand, how sure is that, and what would move it?
+    """Where on the loss landscape does my training stand, how sure is that, and what would move it?
 
     \b
     thalweg diagnose                        the built-in demonstration, no files needed
@@ -70,10 +70,16 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except SystemExit:
+        raise
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; nothing was changed", _INTERRUPTED)
     except MemoryError:
         _fail("out of memory: measure on fewer examples (a smaller loader) or in smaller batches", 3)
+    except Exception as error:
+        if os.environ.get("THALWEG_DEBUG"):
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}; set THALWEG_DEBUG=1 to see where", 3)
 
 
 def _fail(message: str, code: int) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import click
 from rich.console import Console
 
+from thalweg.errors import InputError
 from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
 from thalweg.problem.loading import load_problem
 from thalweg.problem.problem import Problem
 from thalweg.records import Record, write_atomically
 from thalweg.report.terminal import Bar, render
 
-__all__ = ["give_out", "open_problem", "problem_options", "working"]
+__all__ = ["give_out", "open_problem", "problem_options", "require_writable", "working"]
 
 _Function = Callable[..., Any]
 
@@ -50,6 +51,19 @@ def open_problem(specification: str, checkpoint: Path | None, seed: int) -> Prob
     if stored is not None:
         apply_checkpoint(problem, stored)
     return problem
+
+
+def require_writable(*paths: str | Path | None) -> None:
+    """Refuse an output path before the work is done rather than after it.
+
+    Raises:
+        InputError: when its folder does not exist.
+    """
+    for path in paths:
+        if path is not None and str(path) != "-" and not Path(path).absolute().parent.is_dir():
+            raise InputError(
+                f"cannot write {str(path)!r}", got="a folder that does not exist", hint="create it first"
+            )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from thalweg.cli.options import give_out, open_problem, problem_options, working
+from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
 from thalweg.curvature.spectrum import spectrum
 
 __all__ = ["command"]
@@ -15,12 +15,13 @@ __all__ = ["command"]
 @click.command("spectrum")
 @problem_options
 def command(problem: str, checkpoint: Path | None, seed: int, json_path: str | None) -> None:
-    r"""Measure both ends of the Hessian's spectrum at PROBLEM, with their errors, in one run.
+    """Measure both ends of the Hessian's spectrum at PROBLEM, with their errors, in one run.
 
     \b
     thalweg spectrum digits-mlp
     thalweg spectrum train.py:problem --checkpoint last.pt --json -
     """
+    require_writable(json_path)
     with working() as bar:
         bar.phase("building the problem")
         opened = open_problem(problem, checkpoint, seed)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thalweg.curvature.operators import Operator
 from thalweg.errors import ModelError
-from thalweg.problem.cost import HVP_KEPT
+from thalweg.problem.cost import HVP_KEPT, HVP_REBUILT
 from thalweg.problem.intact import intact
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, Objective, differentiate
@@ -42,6 +42,7 @@ class ExactHessian:
         self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
         limit = memory_share(theta.device) if memory is None else memory
         self._kept: list[GradientGraph] | None = self._keep(limit)
+        self.cost = HVP_KEPT if self._kept is not None else HVP_REBUILT  # of a product
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H·vector (n,). Cost: 2 gradient-equivalents, 3 where the graph cannot be kept."""
@@ -55,15 +56,6 @@ class ExactHessian:
                 products = differentiate(graph, _cut(vector, graph.leaves), keep=True)
                 _add(total, products, graph)
                 ledger.spend(HVP_KEPT, graph.examples)
-        return total
-
-    def gradient(self) -> Tensor | None:
-        """Return the gradient at the point (n,) where the kept graph holds it."""
-        if self._kept is None:
-            return None
-        total = torch.zeros_like(self._theta)
-        for graph in self._kept:
-            _add(total, [g.detach() if g is not None else None for g in graph.gradient], graph)
         return total
 
     def _keep(self, memory: int) -> list[GradientGraph] | None:
@@ -91,6 +83,7 @@ class DifferenceHessian:
         self._objective = objective
         self._theta = theta
         self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
+        self.cost = 2.0
         roundoff = float(torch.finfo(theta.dtype).eps)
         self._step = roundoff ** (1 / 3) * (1.0 + float(theta.norm()))
 
@@ -114,12 +107,14 @@ class HessianChoice:
     Attributes:
         operator: the Hessian.
         name: "exact" or "differences".
+        cost: of a product, in gradient-equivalents.
         reason: why, in a sentence.
         asymmetry: |uᵀHv − vᵀHu| / ‖Hv‖ of the exact products for a random pair; None where they do not exist.
     """
 
     operator: Operator = field(repr=False)
     name: str
+    cost: float
     reason: str
     asymmetry: float | None
 
@@ -141,7 +136,9 @@ def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> Hessian
         reason = f"exact products do not exist for this model ({_first_line(error)})"
         return _differences(objective, theta, seed, reason, None)
     if asymmetry <= ASYMMETRY:
-        return HessianChoice(exact, exact.name, f"double backward; asymmetry {asymmetry:.0e}", asymmetry)
+        return HessianChoice(
+            exact, exact.name, exact.cost, f"double backward; asymmetry {asymmetry:.0e}", asymmetry
+        )
     reason = (
         f"exact products are not symmetric (by {asymmetry:.0e} of their size): "
         "a layer's second derivative is wrong, as weight_norm's is"
@@ -162,7 +159,7 @@ def _differences(
             cause="a layer that draws random numbers in evaluation mode, or a custom backward that is wrong",
             hint="make the forward pass deterministic; check custom layers with torch.autograd.gradcheck",
         )
-    return HessianChoice(operator, operator.name, reason, asymmetry)
+    return HessianChoice(operator, operator.name, operator.cost, reason, asymmetry)
 
 
 def _asymmetry(operator: Operator, theta: Tensor, seed: int) -> float:

@@ -182,14 +182,14 @@ class Spectrum(Record):
         rows = (
             ("λmax", _pair(found.lambda_max)),
             ("λmin", _pair(found.lambda_min)),
-            ("missed", describe_certificate(found)),
+            ("certain", describe_certificate(found)),
             ("floor", f"{significant(found.floor)}: below this a sign is rounding"),
             (
                 "trace",
                 f"{significant(found.trace.value, 3)} ± {significant(found.trace.stderr)}"
                 + (" (exact)" if found.complete else " (one probe)"),
             ),
-            ("below zero", f"{_negative_share(found):.1%} of the spectral density"),
+            ("below zero", _describe_negative(found)),
         )
         cost = (
             f"{self.cost.num_hvps} Hessian–vector products ({self.backend}: {self.reason}), "
@@ -204,22 +204,24 @@ class Spectrum(Record):
 def describe_certificate(found: Extremes) -> str:
     """Say in a sentence what may have been missed below λmin."""
     if found.complete or found.certificate.gap == 0:
-        return "nothing: the whole reachable spectrum was found"
+        return "these are all there is"
     if not np.isfinite(found.certificate.gap):
         return "too few products to say"
     below = found.lambda_min.value - found.certificate.gap
-    return (
-        f"nothing below {significant(below)} with {found.certificate.confidence:.0%} confidence "
-        f"(λmin less {found.certificate.relative_gap:.1%} of the spread)"
-    )
+    return f"nothing below {significant(below)} with {found.certificate.confidence:.0%} confidence"
 
 
 def _pair(end: Extreme) -> str:
     return f"{significant(end.value, 4)} ± {significant(end.bound)}"
 
 
-def _negative_share(found: Extremes) -> float:
-    return float(found.weights[found.nodes < -found.floor].sum())
+def _describe_negative(found: Extremes) -> str:
+    """Count what is below zero beyond the resolution of the nodes; nearer to zero nothing is resolved."""
+    spread = found.lambda_max.value - found.lambda_min.value
+    resolution = found.floor if found.complete else spread / max(len(found.nodes), 1)
+    below = float(found.weights[found.nodes < -resolution].sum())
+    near = float(found.weights[np.abs(found.nodes) <= resolution].sum())
+    return f"{below:.1%} of the directions, and {near:.1%} within ± {significant(resolution)} of zero"
 
 
 def _converged(krylov: Krylov) -> bool:

@@ -9,14 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg.diagnosis.line import OVERFLOW
 from thalweg.estimates import Estimate
-from thalweg.problem.batches import Batch
+from thalweg.problem.batches import Batch, Sample
+from thalweg.problem.cost import FORWARD
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.objective import Objective
 from thalweg.problem.stepping import Stepping
 from thalweg.rng import generator
 
-__all__ = ["Continuation", "continue_training", "measure_continuation", "stream"]
+__all__ = [
+    "Continuation",
+    "continuation_cost",
+    "continue_training",
+    "measure_continuation",
+    "shuffled",
+    "stream",
+]
 
 STEPS = 10
 REPLICATES = 8
@@ -39,6 +48,13 @@ class Continuation:
     advantage: Estimate
 
 
+def continuation_cost(objective: Objective, stepping: Stepping, *, steps: int = STEPS) -> float:
+    """Return what `measure_continuation` would cost, in gradient-equivalents."""
+    share = min(stepping.batch_size or objective.examples, objective.examples) / objective.examples
+    runs = 2 * (REPLICATES if share < 1 else 1)
+    return runs * (steps * share + FORWARD) + FORWARD
+
+
 def stream(objective: Objective, stepping: Stepping, seed: int, name: str) -> Iterator[Sequence[Batch]]:
     """Yield the batches of step after step, epoch after epoch; everything at once for a plain function."""
     if not isinstance(objective, EmpiricalRisk):
@@ -46,13 +62,18 @@ def stream(objective: Objective, stepping: Stepping, seed: int, name: str) -> It
             yield ()
     sample = objective.sample
     size = min(stepping.batch_size or sample.examples, sample.examples)
+    if size == sample.examples and sample.joinable:
+        while True:
+            yield objective.chunks
+    for batch in shuffled(sample, size, seed, name):
+        yield (batch,)
+
+
+def shuffled(sample: Sample, size: int, seed: int, name: str) -> Iterator[Batch]:
+    """Yield batches of ``size`` examples, epoch after epoch, each shuffled anew."""
     epoch = 0
     while True:
-        if size == sample.examples and sample.joinable:
-            yield objective.chunks
-        else:
-            for batch in sample.rebatched(size, generator(seed, "order", name, epoch)):
-                yield (batch,)
+        yield from sample.rebatched(size, generator(seed, "order", name, epoch))
         epoch += 1
 
 
@@ -82,13 +103,14 @@ def continue_training(
     for _ in range(steps):
         batch = next(batches)
 
-        def gradient(tensors: Sequence[Tensor], batch: Sequence[Batch] = batch) -> list[Tensor]:
+        def evaluate(tensors: Sequence[Tensor], batch: Sequence[Batch] = batch) -> tuple[float, list[Tensor]]:
             at = join(tensors)
             if isinstance(objective, EmpiricalRisk):
-                return split(objective.gradient_over(at, batch, as_trained=True))
-            return split(objective.gradient(at))
+                loss, gradient = objective.training_step(at, batch)
+                return loss, split(gradient)
+            return objective.value(at), split(objective.gradient(at))
 
-        stepper.step(gradient)
+        stepper.step(evaluate)
         mean += join(stepper.leaves) / steps
     return join(stepper.leaves), mean
 
@@ -114,7 +136,7 @@ def measure_continuation(
             batches = stream(objective, stepping, seed, f"continuation-{replicate}")
             there, _ = continue_training(objective, theta, stepping, batches, steps=STEPS, lr_factor=factor)
             value = objective.value(there)
-            pair.append(value - here if np.isfinite(value) else 1e30)
+            pair.append(value - here if np.isfinite(value) else OVERFLOW)
         changes.append(pair)
     table = np.asarray(changes)
     return Continuation(

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from thalweg.diagnosis.evidence import Evidence, gather, plan
+from thalweg.diagnosis.evidence import Evidence, gather
 from thalweg.diagnosis.moves import STEPS, Move, try_moves
+from thalweg.diagnosis.purse import FULL, LEAST, Purse
 from thalweg.diagnosis.rules import judge
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.diagnosis.wording import describe
@@ -22,8 +23,6 @@ from thalweg.records import Cost, Provenance, Record, current_provenance
 from thalweg.report.document import Document
 
 __all__ = ["Diagnosis", "diagnose"]
-
-LEAST_BUDGET = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,7 +97,7 @@ def diagnose(
             Ctrl-C.
         optimizer: the one that trains it, where the problem does not hold it; lets steps be judged.
         seed: of the sample, the random starts and the batches; the answer repeats with it.
-        budget: the most to spend, in gradient-equivalents (at least 20); None for a full answer.
+        budget: the most to spend, in gradient-equivalents (at least 30); None for a full answer.
         progress: is told how far the work is.
 
     Returns:
@@ -113,10 +112,10 @@ def diagnose(
     """
     if not isinstance(problem, Problem):
         raise InputError("there is nothing to diagnose", expected="a Problem", got=type(problem).__name__)
-    if budget is not None and not budget >= LEAST_BUDGET:
+    if budget is not None and not budget >= LEAST:
         raise InputError(
             "the budget is too small for an answer",
-            expected=f"at least {LEAST_BUDGET:.0f} gradient-equivalents",
+            expected=f"at least {LEAST:.0f} gradient-equivalents",
             got=f"{budget:g}",
         )
     with intact(problem.model):
@@ -133,22 +132,23 @@ def _diagnose(
     begun = time.perf_counter()
     measured = problem.measured(seed=seed)
     stepping = problem.stepping(optimizer)
-    spending = plan(budget)
-    told = Metered(progress or Silent(), lambda: measured.ledger.gradient_equivalents, spending.expected)
-    evidence = gather(measured, stepping, seed=seed, plan=spending, progress=told)
+    purse = Purse(budget, measured.ledger)
+    told = Metered(
+        progress or Silent(), lambda: measured.ledger.gradient_equivalents, min(budget or FULL, FULL)
+    )
+    evidence = gather(measured, stepping, seed=seed, purse=purse, progress=told)
     judgement = judge(evidence)
-    moves: tuple[Move, ...] = ()
-    if spending.extras:
-        moves = try_moves(
-            measured,
-            evidence,
-            judgement.verdict,
-            stepping,
-            model=problem.model,
-            loss=problem.loss,
-            seed=seed,
-            progress=told,
-        )
+    moves = try_moves(
+        measured,
+        evidence,
+        judgement.verdict,
+        stepping,
+        model=problem.model,
+        loss=problem.loss,
+        seed=seed,
+        purse=purse,
+        progress=told,
+    )
     theta = measured.train.theta
     return Diagnosis(
         name=problem.name,
@@ -157,7 +157,7 @@ def _diagnose(
         reasons=judgement.reasons,
         evidence=evidence,
         moves=moves,
-        notes=(*measured.notes, *_optimizer_notes(stepping)),
+        notes=(*measured.notes, *_optimizer_notes(problem, stepping)),
         num_parameters=theta.numel(),
         num_examples=measured.train.examples,
         num_heldout=measured.heldout.examples if measured.heldout is not None else 0,
@@ -172,10 +172,21 @@ def _diagnose(
     )
 
 
-def _optimizer_notes(stepping: Stepping | None) -> tuple[str, ...]:
-    if stepping is not None and stepping.num_missing:
+def _optimizer_notes(problem: Problem, stepping: Stepping | None) -> tuple[str, ...]:
+    if stepping is None:
+        if problem.is_function:
+            return ()
         return (
-            f"The optimiser does not know {stepping.num_missing} of the trainable tensors: training leaves "
-            "them as they are.",
+            "No optimiser is known, so its steps were not judged: pass optimizer=, or a checkpoint with the "
+            "optimiser's state.",
         )
-    return ()
+    notes = [
+        f"Steps are those of {stepping.name}, learning rate {stepping.lr:g}, batches of {_size(stepping)}."
+    ]
+    if stepping.num_missing:
+        notes.append(f"The optimiser leaves {stepping.num_missing} of the trainable tensors as they are.")
+    return tuple(notes)
+
+
+def _size(stepping: Stepping) -> str:
+    return "all examples" if stepping.batch_size is None else f"{stepping.batch_size:,}"

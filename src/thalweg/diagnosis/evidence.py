@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,38 +12,26 @@ from torch import Tensor
 from thalweg.curvature.certificate import Certificate
 from thalweg.curvature.hessian import choose_hessian
 from thalweg.curvature.spectrum import MAX_PRODUCTS, Extreme, Extremes, find_extremes
-from thalweg.diagnosis.continuation import Continuation, measure_continuation
+from thalweg.diagnosis.continuation import Continuation, continuation_cost, measure_continuation
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
-from thalweg.diagnosis.line import LineProbe, probe_line
+from thalweg.diagnosis.line import OVERFLOW, LineProbe, probe_line
+from thalweg.diagnosis.purse import Purse
+from thalweg.errors import ThalwegError
 from thalweg.estimates import Estimate, weighted_mean
+from thalweg.problem.cost import FORWARD, HVP_REBUILT
 from thalweg.problem.objective import Objective, require_finite
 from thalweg.problem.problem import Measured
 from thalweg.problem.stepping import Stepping
 from thalweg.progress import Progress, Silent
 from thalweg.rng import generator, signs
 
-__all__ = ["CurvatureEvidence", "Evidence", "Plan", "gather", "plan"]
+__all__ = ["CurvatureEvidence", "Evidence", "gather"]
 
 FORECAST_STEPS = 10
 # Where the gradient alone decides, the curvature is only looked at, not searched to the end.
 GLANCE = 24
 OVERWHELMING = 30.0
 PRACTICAL = 1e-3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a budget is spent."""
-
-    products: int  # Hessian–vector products for the spectrum
-    forecast: int  # and for the forecast
-    ladder: int  # steps of a line probe
-    extras: bool  # whether continuation and moves are tried
-
-    @property
-    def expected(self) -> float:
-        """About what it comes to, in gradient-equivalents."""
-        return 2.0 * (self.products + self.forecast) + self.ladder + (40.0 if self.extras else 14.0)
 
 
 @dataclass(frozen=True)
@@ -98,20 +87,18 @@ class Evidence:
 
     @property
     def practical(self) -> float:
-        """The smallest change of the loss that counts: 0.1 % of its scale, and above its rounding."""
-        return max(PRACTICAL * self.scale, 4 * self.rounding)
+        """The smallest change of the loss that counts.
+
+        0.1 % of its scale or, if that is less, its sampling error (which a constant added to the loss does
+        not change); but at least a hundredth of the former, and above the rounding.
+        """
+        share = PRACTICAL * self.scale
+        known = self.loss.stderr if 0 < self.loss.stderr < np.inf else share
+        return max(min(share, max(known, 0.01 * share)), 4 * self.rounding)
 
     def line(self, name: str) -> LineProbe | None:
         """Return the probe along a direction, None where it was not made."""
         return next((line for line in self.lines if line.name == name), None)
-
-
-def plan(budget: float | None) -> Plan:
-    """Divide a budget in gradient-equivalents; None is as much as a full answer takes (about 220)."""
-    if budget is None:
-        return Plan(MAX_PRODUCTS, FORECAST_STEPS, 9, extras=True)
-    products = int(max(3, min(MAX_PRODUCTS, (budget - 14) * 0.42)))
-    return Plan(products, max(2, min(FORECAST_STEPS, products // 4)), 4 if budget < 60 else 9, budget >= 60)
 
 
 def gather(
@@ -119,12 +106,12 @@ def gather(
     stepping: Stepping | None,
     *,
     seed: int,
-    plan: Plan,
+    purse: Purse,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Measure everything the rules ask for.
+    """Measure everything the rules ask for, as far as the purse reaches.
 
-    Cost: as planned; about 220 gradient-equivalents in full.
+    Cost: about 220 gradient-equivalents in full, 24 at the least.
     """
     told = progress or Silent()
     train, heldout = measured.train, measured.heldout
@@ -135,25 +122,35 @@ def gather(
     require_finite(loss.value, "the training loss")
     if train.examples == 1 and heldout is None:
         loss = Estimate(loss.value, 0.0)
-    rounding = _rounding(train, theta, loss.value, seed)
+    rounding = _rounding(train, theta, loss.value, seed, repeats=1 if purse.tight else 3)
     gradient = measure_gradient(train, theta, seed=seed)
     told.phase("curvature")
     lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else None
     choice = choose_hessian(train, theta, seed=seed)
-    glance = forecast(choice.operator, gradient.vector, lr=lr, scale=None, steps=plan.forecast)
+    unit = choice.cost
+    ladder = 4 if purse.tight else 9
+    share = heldout.examples / train.examples if heldout is not None else 0.0
+    afterwards = HVP_REBUILT * (share or 1.0) + ladder * FORWARD * 3 + 1 + 2 * share
+    glance_steps = int(max(2, min(FORECAST_STEPS, (purse.left - afterwards) / unit / 4)))
+    glance = forecast(choice.operator, gradient.vector, lr=lr, steps=glance_steps)
     scale = _scale(train, theta, loss, seed)
     overwhelming = glance.decrease(100) > OVERWHELMING * PRACTICAL * scale
-    products = min(GLANCE, plan.products) if overwhelming else plan.products
+    affordable = int(
+        max(3, min(MAX_PRODUCTS, (purse.left - afterwards) / unit * (1 if purse.tight else 0.75)))
+    )
+    products = min(GLANCE, affordable) if overwhelming else affordable
     found = find_extremes(choice.operator, seed=seed, max_products=products, progress=told)
     ahead = _rescaled(glance, found, lr)
     told.phase("probing the loss")
     heldout_curvature, source = _confirm(train, heldout, theta, found)
-    lines = _lines(train, heldout, theta, gradient, found, ahead, plan.ladder)
+    lines = _lines(train, heldout, theta, gradient, found, ahead, ladder)
     scale = max([scale, *(_typical(line) for line in lines)]) if train.examples == 1 else scale
     continuation = None
-    if stepping is not None and plan.extras:
+    if stepping is not None and purse.affords(continuation_cost(train, stepping)):
         told.phase("the next training steps")
-        continuation = measure_continuation(train, theta, stepping, seed=seed)
+        with contextlib.suppress(RuntimeError, TypeError, ValueError, ThalwegError):
+            # An optimiser that cannot be run on a copy (sparse gradients, say) leaves its steps unjudged.
+            continuation = measure_continuation(train, theta, stepping, seed=seed)
     heldout_loss = weighted_mean(*heldout.batch_values(theta)) if heldout is not None else None
     return Evidence(
         loss=loss,
@@ -183,11 +180,11 @@ def gather(
     )
 
 
-def _rounding(objective: Objective, theta: Tensor, here: float, seed: int) -> float:
+def _rounding(objective: Objective, theta: Tensor, here: float, seed: int, *, repeats: int) -> float:
     """Move every weight by one unit in the last place, up or down, and see how far the loss moves."""
     unit = objective.roundoff
     moves = []
-    for i in range(3):
+    for i in range(repeats):
         nudged = theta * (1 + unit * signs(theta.numel(), generator(seed, "rounding", i), like=theta))
         moves.append(abs(objective.value(nudged) - here))
     return max([*moves, unit * abs(here)])
@@ -204,17 +201,16 @@ def _scale(objective: Objective, theta: Tensor, loss: Estimate, seed: int) -> fl
 
 
 def _typical(line: LineProbe) -> float:
-    """The change at the middle of the ladder; its far end may be astronomically high."""
-    return float(np.median([abs(change.value) for change in line.train]))
+    """The median change along the ladder, where the function is defined."""
+    finite = [abs(change.value) for change in line.train if abs(change.value) < OVERFLOW]
+    return float(np.median(finite)) if finite else 0.0
 
 
 def _rescaled(glance: Forecast, found: Extremes, lr: float | None) -> Forecast:
     """Take the step length from λmax, now that it is known."""
     positive = found.lambda_max.value
-    step = 1.0 / positive if positive > max(found.floor, 1e-6 * found.scale) else (lr or glance.lr)
-    ratio = max(abs(x) for x in glance.nodes) / found.scale if found.scale > 0 else 1.0
-    flat = min(1.0, glance.flatness * ratio)
-    return Forecast(step, glance.gradient_norm, glance.nodes, glance.weights, flat)
+    curved = positive > max(found.floor, 1e-6 * found.scale)
+    return glance.at(1.0 / positive if curved else (lr or glance.lr))
 
 
 def _confirm(

@@ -10,7 +10,10 @@ from torch import Tensor
 from thalweg.estimates import Estimate, paired_difference
 from thalweg.problem.objective import Objective
 
-__all__ = ["LineProbe", "probe_line"]
+__all__ = ["OVERFLOW", "LineProbe", "finite", "probe_line"]
+
+# Stands for a loss that is infinite or NaN: higher than any other.
+OVERFLOW = 1e30
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,20 @@ def probe_line(
     changes = []
     for step in steps:
         there, _ = train.batch_values(theta + step * direction)
-        changes.append(_known(paired_difference(_finite(there), here, counts), train))
+        changes.append(_known(paired_difference(finite(there), here, counts), train))
     best = steps[int(np.argmin([change.value for change in changes]))]
     if heldout is None:
         tested = changes[steps.index(best)]
     else:
         before, counts = heldout.batch_values(theta)
         after, _ = heldout.batch_values(theta + best * direction)
-        tested = _known(paired_difference(_finite(after), before, counts), heldout)
+        tested = _known(paired_difference(finite(after), before, counts), heldout)
     return LineProbe(name, slope, tuple(steps), tuple(changes), best, tested)
 
 
-def _finite(values: list[float]) -> list[float]:
+def finite(values: list[float]) -> list[float]:
     """Let an overflow far out count as a very high loss."""
-    return [value if np.isfinite(value) else 1e30 for value in values]
+    return [value if np.isfinite(value) else OVERFLOW for value in values]
 
 
 def _known(change: Estimate, objective: Objective) -> Estimate:

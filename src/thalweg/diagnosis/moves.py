@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.diagnosis.continuation import continue_training, stream
+from thalweg.diagnosis.continuation import continue_training, shuffled, stream
 from thalweg.diagnosis.evidence import Evidence
+from thalweg.diagnosis.line import finite
+from thalweg.diagnosis.purse import Purse
 from thalweg.diagnosis.rebuild import rebuilt
 from thalweg.diagnosis.verdict import Verdict
+from thalweg.errors import ThalwegError
 from thalweg.estimates import Estimate, paired_difference
+from thalweg.problem.cost import FORWARD, GRADIENT
 from thalweg.problem.empirical_risk import EmpiricalRisk
-from thalweg.problem.intact import intact
+from thalweg.problem.intact import random_state_kept
 from thalweg.problem.loss import BatchLoss
 from thalweg.problem.objective import Objective
 from thalweg.problem.problem import Measured
 from thalweg.problem.stepping import Stepping
 from thalweg.progress import Progress, Silent
-from thalweg.rng import generator
 
 __all__ = ["STEPS", "Move", "try_moves"]
 
@@ -54,33 +59,71 @@ def try_moves(
     model: nn.Module | None,
     loss: BatchLoss | None,
     seed: int,
+    purse: Purse,
     progress: Progress | None = None,
 ) -> tuple[Move, ...]:
-    """Try the remedies that fit ``verdict`` and rank them by what they gained.
+    """Try the remedies that fit ``verdict``, as far as the purse reaches, and rank them by what they gained.
+
+    A remedy that does not apply to the model is left out.
 
     Cost: 20 gradients over a training batch and 2/3 gradient-equivalent each.
     """
     told = progress or Silent()
     told.phase("trying moves")
-    moves = [_line_move(evidence, "−gradient", "a gradient step, its length searched")]
-    moves.append(_curvature_move(evidence))
+    moves = [_line_move(evidence), _curvature_move(evidence)]
+    train = measured.train
     if stepping is not None:
-        moves += _training_moves(measured, evidence, stepping, verdict, seed)
+        size = min(stepping.batch_size or train.examples, train.examples)
+        for factor, name in _FACTORS:
+            if purse.affords(_cost(measured, size)):
+                moves += _attempt(
+                    lambda f=factor, n=name: _training_move(  # type: ignore[misc]
+                        measured, evidence, stepping, f, n, verdict, seed
+                    )
+                )
     if model is not None and loss is not None and verdict in {Verdict.PLATEAU, Verdict.UNDETERMINED}:
-        moves += _rebuilt_moves(measured, stepping, model, loss, seed)
+        size = min((stepping.batch_size if stepping is not None else None) or 64, train.examples)
+        for name, relu, batch_norm in _VARIANTS:
+            variant = rebuilt(model, relu=relu, batch_norm=batch_norm, seed=seed)
+            if variant is not None and purse.affords(_cost(measured, size)):
+                moves += _attempt(
+                    lambda v=variant, n=name, s=size: [  # type: ignore[misc]
+                        _move(n, None, _train_variant(measured, stepping, v, loss, s, seed), evidence)
+                    ]
+                )
     tried = [move for move in moves if move is not None]
     return tuple(sorted(tried, key=lambda move: np.inf if move.measured is None else move.measured))
 
 
-def _line_move(evidence: Evidence, line_name: str, name: str) -> Move | None:
-    line = evidence.line(line_name)
+_FACTORS = ((1.0, "carry on"), (0.1, "learning rate × 0.1"), (10.0, "learning rate × 10"))
+_VARIANTS = (
+    ("ReLU + He initialisation", True, False),
+    ("batch normalisation + Glorot initialisation", False, True),
+)
+
+
+def _cost(measured: Measured, batch_size: int) -> float:
+    judge = measured.heldout or measured.train
+    return (STEPS * batch_size + 2 * FORWARD * judge.examples) / measured.train.examples
+
+
+def _attempt(remedy: Callable[[], list[Move]]) -> list[Move]:
+    """Try a remedy; one that fails on this model does not apply to it."""
+    try:
+        return remedy()
+    except (RuntimeError, ValueError, TypeError, ThalwegError):
+        return []
+
+
+def _line_move(evidence: Evidence) -> Move | None:
+    line = evidence.line("−gradient")
     if line is None:
         return None
     s = line.best_step
     # One step of this length along −g on the quadratic model: −s‖g‖ + ½s² gᵀHg/‖g‖².
     curvature = float(np.dot(evidence.forecast.nodes, evidence.forecast.weights))
     predicted = s * line.slope + 0.5 * s**2 * curvature
-    return _move(name, predicted, line.heldout)
+    return _move("a gradient step, its length searched", predicted, line.heldout, evidence)
 
 
 def _curvature_move(evidence: Evidence) -> Move | None:
@@ -89,66 +132,57 @@ def _curvature_move(evidence: Evidence) -> Move | None:
     if line is None or low.value >= -evidence.curvature.floor:
         return Move(name + ": none found", None, None, None)
     s = line.best_step
-    return _move(name, s * line.slope + 0.5 * low.value * s**2, line.heldout)
+    return _move(name, s * line.slope + 0.5 * low.value * s**2, line.heldout, evidence)
 
 
-def _training_moves(
-    measured: Measured, evidence: Evidence, stepping: Stepping, verdict: Verdict, seed: int
-) -> list[Move | None]:
+def _training_move(
+    measured: Measured,
+    evidence: Evidence,
+    stepping: Stepping,
+    factor: float,
+    name: str,
+    verdict: Verdict,
+    seed: int,
+) -> list[Move]:
+    """Train on with the learning rate times ``factor``, the same batches for every factor."""
     train, judge = measured.train, measured.heldout or measured.train
     theta = train.theta
-    moves: list[Move | None] = []
-    means: dict[float, Tensor] = {}
-    for factor, name in ((1.0, "carry on"), (0.1, "learning rate × 0.1"), (10.0, "learning rate × 10")):
-        batches = stream(train, stepping, seed, "moves")  # the same batches for every learning rate
-        last, means[factor] = continue_training(
-            train, theta, stepping, batches, steps=STEPS, lr_factor=factor
-        )
-        predicted = None
-        if stepping.is_gradient_descent:
-            predicted = -evidence.forecast.at(stepping.effective_lr * factor).decrease(STEPS)
-        moves.append(_move(name, predicted, _change(judge, theta, last)))
-    if verdict is Verdict.BOUNCING:
-        moves.append(_move("average of the iterates", None, _change(judge, theta, means[1.0])))
-    return moves
-
-
-def _rebuilt_moves(
-    measured: Measured, stepping: Stepping | None, model: nn.Module, loss: BatchLoss, seed: int
-) -> list[Move | None]:
-    """Train variants of the model from a fresh start and compare them with where the model stands."""
-    moves: list[Move | None] = []
-    for name, relu, batch_norm in (
-        ("ReLU + He initialisation", True, False),
-        ("batch normalisation + Glorot initialisation", False, True),
-    ):
-        variant = rebuilt(model, relu=relu, batch_norm=batch_norm, seed=seed)
-        if variant is not None and isinstance(measured.train, EmpiricalRisk):
-            moves.append(_move(name, None, _train_variant(measured, stepping, variant, loss, seed)))
+    batches = stream(train, stepping, seed, "moves")
+    last, mean = continue_training(train, theta, stepping, batches, steps=STEPS, lr_factor=factor)
+    predicted = None
+    if stepping.is_gradient_descent:
+        predicted = -evidence.forecast.at(stepping.effective_lr * factor).decrease(STEPS)
+    moves = [_move(name, predicted, _change(judge, theta, last), evidence)]
+    if verdict is Verdict.BOUNCING and factor == 1.0:
+        moves.append(_move("average of the iterates", None, _change(judge, theta, mean), evidence))
     return moves
 
 
 def _train_variant(
-    measured: Measured, stepping: Stepping | None, variant: nn.Module, loss: BatchLoss, seed: int
+    measured: Measured,
+    stepping: Stepping | None,
+    variant: nn.Module,
+    loss: BatchLoss,
+    batch_size: int,
+    seed: int,
 ) -> Estimate:
+    """Train a variant of the model from a fresh start and compare it with where the model stands."""
     train, judge = measured.train, measured.heldout or measured.train
     assert isinstance(train, EmpiricalRisk)
     assert isinstance(judge, EmpiricalRisk)
     lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else 0.1
     optimizer = torch.optim.SGD(variant.parameters(), lr=min(lr, 0.5))
-    size = (stepping.batch_size if stepping is not None else None) or min(64, train.examples)
-    epoch = [b for e in range(STEPS) for b in train.sample.rebatched(size, generator(seed, "variant", e))][
-        :STEPS
-    ]
+    batches = shuffled(train.sample, batch_size, seed, "variant")
     variant.train()
-    with intact(None):
-        for batch in epoch:
+    with random_state_kept(seed), torch.enable_grad():
+        for batch in itertools.islice(batches, STEPS):
             terms = loss(variant, batch.data)
-            gradients = torch.autograd.grad(terms.mean * terms.scale, list(variant.parameters()))
-            for parameter, gradient in zip(variant.parameters(), gradients, strict=True):
+            parameters = list(variant.parameters())
+            gradients = torch.autograd.grad(terms.mean, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
-            train.ledger.spend(1.0, batch.examples)
+            train.ledger.spend(GRADIENT, batch.examples)
     there = EmpiricalRisk(variant, loss, judge.sample, ledger=train.ledger)
     before, counts = judge.batch_values(judge.theta)
     after, _ = there.batch_values(there.theta)
@@ -158,10 +192,13 @@ def _train_variant(
 def _change(objective: Objective, before: Tensor, after: Tensor) -> Estimate:
     here, counts = objective.batch_values(before)
     there, _ = objective.batch_values(after)
-    change = paired_difference([v if np.isfinite(v) else 1e30 for v in there], here, counts)
+    change = paired_difference(finite(there), here, counts)
     return Estimate(change.value, 0.0) if objective.examples == 1 else change
 
 
-def _move(name: str, predicted: float | None, change: Estimate) -> Move:
+def _move(name: str, predicted: float | None, change: Estimate, evidence: Evidence) -> Move:
     stderr = change.stderr if np.isfinite(change.stderr) and change.stderr > 0 else None
+    # The quadratic model has lost its meaning where it promises more than there is to gain.
+    if predicted is not None and abs(predicted) > evidence.scale:
+        predicted = None
     return Move(name, predicted, change.value, stderr)

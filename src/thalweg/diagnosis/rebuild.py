@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -40,6 +41,10 @@ def rebuilt(model: nn.Module, *, relu: bool, batch_norm: bool, seed: int) -> nn.
     known = (nn.Linear, nn.Conv2d, *_ACTIVATIONS, *_PLAIN)
     if not layers or not all(isinstance(layer, known) for layer in layers):
         return None
+    if len(set(map(id, layers))) < len(layers) or len(list(model.parameters())) < sum(
+        len(list(layer.parameters())) for layer in layers
+    ):
+        return None  # shared layers or tied weights
     rng = generator(seed, "rebuild")
     out: list[nn.Module] = []
     width: tuple[int, bool] | None = None
@@ -51,7 +56,7 @@ def rebuilt(model: nn.Module, *, relu: bool, batch_norm: bool, seed: int) -> nn.
         elif isinstance(layer, _ACTIVATIONS):
             if batch_norm and width is not None:
                 out.append(nn.BatchNorm2d(width[0]) if width[1] else nn.BatchNorm1d(width[0]))
-            out.append(nn.ReLU() if relu else type(layer)())
+            out.append(nn.ReLU() if relu else copy.deepcopy(layer))
         else:
             out.append(layer)
     reference = next(model.parameters())
@@ -81,6 +86,7 @@ def _initialised(layer: nn.Linear | nn.Conv2d, rng: torch.Generator, *, he: bool
             padding=layer.padding,
             dilation=layer.dilation,
             groups=layer.groups,
+            padding_mode=layer.padding_mode,
             bias=bias,
         )
     field = fresh.weight[0, 0].numel() if isinstance(fresh, nn.Conv2d) else 1

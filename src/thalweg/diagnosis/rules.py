@@ -6,6 +6,8 @@ size of the loss, to its rounding, to the largest curvature, or to the noise flo
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -84,11 +86,11 @@ def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 def _descending(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if not gradient_matters(e, t):
         return None
-    tail = (
-        ""
-        if e.gradient.significant
-        else "; the batches do not agree on the direction, so it may be noise that is being fitted"
-    )
+    tail = ""
+    if lost := lost_layers(e, t):
+        tail = f"; but {_named(lost)} no signal, so only the rest of the model learns"
+    elif not e.gradient.significant:
+        tail = "; the batches do not agree on the direction, so it may be noise that is being fitted"
     return Verdict.DESCENDING, f"the gradient still leads down: ordinary steps lower the loss{tail}"
 
 
@@ -104,7 +106,7 @@ def _drowned_in_noise(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 
 def _degenerate(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     line = e.line("lowest curvature")
-    if line is None:
+    if line is None or e.forecast.decrease(t.steps) > e.practical:
         return None
     seen = [(s, rest) for s, rest in line.beyond_first_order() if abs(rest) > 4 * e.rounding]
     scale = e.curvature.extremes.scale
@@ -147,15 +149,8 @@ def _unclear_gradient(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 
 
 def _plateau(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    lost = lost_layers(e, t)
-    if lost:
-        which = (
-            lost[0] if len(lost) == 1 else f"{lost[0]} … {lost[-1]}" if len(lost) > 2 else " and ".join(lost)
-        )
-        return Verdict.PLATEAU, (
-            f"the loss is flat here because {'layer' if len(lost) == 1 else 'layers'} {which} "
-            f"no longer receive{'s' if len(lost) == 1 else ''} a signal"
-        )
+    if lost := lost_layers(e, t):
+        return Verdict.PLATEAU, f"the loss is flat here because {_named(lost)} no signal any more"
     steps = e.forecast.steps_until(t.slow_gain * e.scale, most=t.slow_steps)
     if steps is None or e.gradient.norm == 0:
         return None
@@ -165,15 +160,47 @@ def _plateau(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     )
 
 
+def _named(layers: list[str]) -> str:
+    if len(layers) == 1:
+        return f"layer {layers[0]} receives"
+    return (
+        f"layers {layers[0]} … {layers[-1]} receive"
+        if len(layers) > 2
+        else (f"layers {layers[0]} and {layers[1]} receive")
+    )
+
+
 def _slight_saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    c = e.curvature
-    if c.lambda_max.value <= c.floor or -c.lambda_min.value <= t.flat * c.extremes.scale:
-        return None
-    if not _goes_down(e, t, 4 * e.rounding):
+    if e.curvature.lambda_max.value <= e.curvature.floor or not _goes_down(e, t, 4 * e.rounding):
         return None
     return Verdict.SADDLE, (
         "the gradient is silent and there is a way down that it does not show, though it leads down only "
         "a little"
+    )
+
+
+def falls_beyond_first_order(e: Evidence, t: Thresholds) -> bool:
+    """Whether the training loss falls along the lowest curvature more than gradient and rounding explain."""
+    line = e.line("lowest curvature")
+    if line is None:
+        return False
+    for (_, rest), change in zip(line.beyond_first_order(), line.train, strict=True):
+        noise = change.upper(t.confidence) - change.value if math.isfinite(change.stderr) else 0.0
+        if rest < -4 * e.rounding and rest + noise < 0:
+            return True
+    return False
+
+
+def _higher_order(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
+    c, line = e.curvature, e.line("lowest curvature")
+    curved = abs(c.lambda_min.value) > max(c.floor, c.lambda_min.bound)
+    if curved or line is None or not falls_beyond_first_order(e, t):
+        return None
+    if line.heldout.upper(t.confidence) >= 0:
+        return None
+    return Verdict.DEGENERATE, (
+        "the gradient is silent and nothing curves down, but along a direction without curvature the loss "
+        "falls: a way down of higher order"
     )
 
 
@@ -191,6 +218,8 @@ def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     tolerated = max(c.floor, 0.0 if c.complete else t.flat * c.extremes.scale)
     if not closed or c.lambda_max.value <= c.floor or c.lambda_min.value < -tolerated:
         return None
+    if falls_beyond_first_order(e, t):  # slight or not, confirmed or not: there is a way down
+        return None
     if c.certificate.gap == 0:
         sure = "the whole spectrum was found and holds no way down"
     else:
@@ -201,24 +230,41 @@ def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 
 
 def lost_layers(e: Evidence, t: Thresholds) -> list[str]:
-    """Return the layers whose signal is lost, in the model's order."""
-    strongest = max((layer.signal for layer in e.gradient.layers), default=0.0)
+    """Return the layers near the input that the signal no longer reaches, in the model's order.
+
+    One weak layer may be weak by design; two in a row, or one that receives nothing at all, are cut off.
+    """
+    layers = e.gradient.layers
+    strongest = max((layer.signal for layer in layers), default=0.0)
     if strongest == 0:
         return []
-    return [layer.name for layer in e.gradient.layers if layer.signal < t.lost_signal * strongest]
+    lost = list(itertools.takewhile(lambda layer: layer.signal < t.lost_signal * strongest, layers))
+    if len(lost) >= 2 or (lost and lost[0].signal == 0):
+        return [layer.name for layer in lost]
+    return []
 
 
 def _what_is_missing(e: Evidence, t: Thresholds) -> str:
     c = e.curvature
-    if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
+    if c.lambda_min.value < -c.floor and falls_beyond_first_order(e, t):
         if e.heldout_curvature.upper(t.confidence) >= 0:
             return (
                 f"negative curvature ({significant(c.lambda_min.value)}) was found on the training sample, "
                 f"but {e.heldout_source} do not confirm it; more held-out data would decide"
             )
         return (
+            f"there is negative curvature ({significant(c.lambda_min.value)}), but the step that lowers the "
+            f"training loss does not lower that of {e.heldout_source}; more of them would decide"
+        )
+    if falls_beyond_first_order(e, t):
+        return (
+            "the training loss falls along a direction without curvature, but that of the "
+            f"{e.heldout_source} does not; more of them would decide"
+        )
+    if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
+        return (
             f"there is negative curvature ({significant(c.lambda_min.value)}), but no step along it lowers "
-            "the loss clearly; more held-out data would decide"
+            "the loss"
         )
     if c.certificate.relative_gap > t.open_gap:
         return (
@@ -237,6 +283,7 @@ RULES: tuple[Rule, ...] = (
     _unclear_gradient,
     _plateau,
     _slight_saddle,
+    _higher_order,
     _maximum,
     _minimum,
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Verdict"]
 
 
-class Verdict(Enum):
+class Verdict(StrEnum):
     """Where on the landscape a point lies. The value is the word in lower case."""
 
     DESCENDING = "descending"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -37,24 +37,21 @@ class Sample:
     Attributes:
         batches: as the user's loader makes them.
         batch_size: the size that training uses, None when it cannot be known.
-        available: how many examples there are in all; more than in ``batches`` when only a part was drawn.
+        complete: whether the sample is all the data there is, each example once.
+        origin: how the examples were chosen, for people.
         joinable: whether batches may be joined and cut anew; not where examples act on each other.
     """
 
     batches: tuple[Batch, ...]
     batch_size: int | None
-    available: int
+    complete: bool
+    origin: str
     joinable: bool = True
 
     @property
     def examples(self) -> int:
         """The number of examples in the sample."""
         return sum(batch.examples for batch in self.batches)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the sample is all the data there is."""
-        return self.examples == self.available
 
     def grouped(self, num_groups: int) -> tuple[Batch, ...]:
         """Return about ``num_groups`` batches of nearly equal size, for statistics between batches.
@@ -73,15 +70,17 @@ class Sample:
         """Return the same examples in batches of at most ``size``, where they may be cut anew."""
         return self.grouped(-(-self.examples // size)) if self.examples else ()
 
-    def rebatched(self, size: int, rng: torch.Generator) -> tuple[Batch, ...]:
-        """Return the examples shuffled into batches of ``size``, as an epoch of training would."""
+    def rebatched(self, size: int, rng: torch.Generator) -> Iterator[Batch]:
+        """Yield the examples shuffled in batches of ``size``, as an epoch of training does."""
         joined = self._joined()
         if joined is None:
-            order = torch.randperm(len(self.batches), generator=rng)
-            return tuple(self.batches[int(i)] for i in order)
+            for i in torch.randperm(len(self.batches), generator=rng).tolist():
+                yield self.batches[i]
+            return
         order = torch.randperm(self.examples, generator=rng)
-        starts = range(0, self.examples - size + 1, size) if size < self.examples else [0]
-        return tuple(Batch(_take(joined, order[s : s + size]), min(size, self.examples - s)) for s in starts)
+        size = min(size, self.examples)
+        for start in range(0, self.examples - size + 1, size):
+            yield Batch(_take(joined, order[start : start + size]), size)
 
     def to(self, device: torch.device) -> Sample:
         """Return the sample on ``device``."""
@@ -102,9 +101,9 @@ class Sample:
 def draw_sample(data: Data, *, limit: int, seed: int, role: str) -> Sample:
     """Freeze at most about ``limit`` examples of ``data``.
 
-    A DataLoader over an indexable dataset gives a random subset where it has more (the loader's own
-    collation and batch size, but never its random state); any other source gives its first batches.
-    The global random states stay as they were; an iterator is used up, as iterators are.
+    Tensors and a DataLoader over an indexable dataset give a random subset where there is more (with the
+    loader's own collation and batch size), a list of batches gives random ones, any other source its first.
+    All random states stay as they were; an iterator is used up, as iterators are.
 
     Args:
         data: a DataLoader, Dataset, list of batches, or (inputs, targets) tensors.
@@ -115,19 +114,21 @@ def draw_sample(data: Data, *, limit: int, seed: int, role: str) -> Sample:
     Raises:
         InputError: when there is nothing in it, or it is of no known form.
     """
-    with random_state_kept():
-        if _is_pair_of_tensors(data):
+    with random_state_kept(seed):  # for loaders and datasets that draw from the global states
+        if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
             return _from_tensors(data, limit, seed, role)
         if isinstance(data, Dataset) and not isinstance(data, DataLoader):
             data = DataLoader(data, batch_size=64)
             return replace(_from_loader(data, limit, seed, role), batch_size=None)
         if isinstance(data, DataLoader):
             return _from_loader(data, limit, seed, role)
+        if isinstance(data, Sequence) and not isinstance(data, str | bytes):
+            order = torch.randperm(len(data), generator=generator(seed, "sample", role)).tolist()
+            total = sum(num_examples(batch, role) for batch in data)
+            chosen = data if total <= limit else (data[i] for i in order)
+            return _first_batches(chosen, limit, role, "whole batches drawn at random")
         if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | Tensor):
-            total = None
-            if isinstance(data, Sequence):
-                total = sum(num_examples(batch, role) for batch in data)
-            return _first_batches(data, limit, total, role)
+            return _first_batches(data, limit, role, "the first batches that came")
     raise InputError(
         f"the {role} data cannot be read", expected=_FORMS, got=f"an object of type {type(data).__name__}"
     )
@@ -162,50 +163,70 @@ def _from_tensors(data: Any, limit: int, seed: int, role: str) -> Sample:
     if total == 0:
         raise _empty(role)
     if total > limit:
-        chosen = torch.randperm(total, generator=generator(seed, "sample", role))[:limit]
-        inputs, targets = inputs[chosen], targets[chosen]
-    return Sample((Batch((inputs, targets), len(inputs)),), None, total)
+        chosen = torch.randperm(total, generator=generator(seed, "sample", role))[:limit].to(inputs.device)
+        inputs, targets = inputs[chosen], targets[chosen.to(targets.device)]
+    return Sample((Batch((inputs, targets), len(inputs)),), None, total <= limit, "drawn at random")
 
 
 def _from_loader(loader: DataLoader[Any], limit: int, seed: int, role: str) -> Sample:
     dataset = loader.dataset
-    plain = isinstance(loader.sampler, RandomSampler | SequentialSampler) and loader.batch_size is not None
-    if isinstance(dataset, IterableDataset) or not plain or not hasattr(dataset, "__len__"):
-        own = [g for g in (loader.generator, getattr(loader.sampler, "generator", None)) if g is not None]
-        states = [g.get_state() for g in own]
+    if not _visits_each_once(loader):
+        states = [(g, g.get_state()) for g in _generators(loader)]
         try:
-            sample = _first_batches(loader, limit, None, role)
+            sample = _first_batches(loader, limit, role, "the first batches that the loader gave")
         finally:
-            for g, state in zip(own, states, strict=True):
+            for g, state in states:
                 g.set_state(state)
-        return replace(sample, batch_size=loader.batch_size or sample.batch_size)
-    total = len(dataset)
+        # A sampler of the user's own may leave examples out or repeat them.
+        complete = sample.complete and isinstance(dataset, IterableDataset)
+        size = loader.batch_size or sample.batch_size
+        return replace(sample, batch_size=size, complete=complete)
+    total = len(dataset)  # type: ignore[arg-type]
     if total == 0:
         raise _empty(role)
     order = list(range(total))
     if total > limit:
         order = torch.randperm(total, generator=generator(seed, "sample", role))[:limit].tolist()
     size = loader.batch_size or 1
-    collate = loader.collate_fn
     batches = []
     for start in range(0, len(order), size):
-        data = collate([dataset[i] for i in order[start : start + size]])
+        data = loader.collate_fn([dataset[i] for i in order[start : start + size]])
         batches.append(Batch(data, num_examples(data, role)))
-    return Sample(tuple(batches), size, total)
+    return Sample(tuple(batches), size, total <= limit, "drawn at random")
 
 
-def _first_batches(batches: Iterable[Any], limit: int, total: int | None, role: str) -> Sample:
+def _visits_each_once(loader: DataLoader[Any]) -> bool:
+    sampler = loader.sampler
+    if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
+        return False
+    if not hasattr(loader.dataset, "__len__"):
+        return False
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and sampler.num_samples == len(loader.dataset)
+    return isinstance(sampler, SequentialSampler)
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the random generators that a pass over the loader moves."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    holders = (loader, loader.sampler, loader.batch_sampler, inner)
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _first_batches(batches: Iterable[Any], limit: int, role: str, origin: str) -> Sample:
     kept: list[Batch] = []
     seen = 0
+    complete = True
     for data in batches:
         if seen >= limit:
-            # There is more than was taken; how much more cannot be known without reading it all.
-            return Sample(tuple(kept), kept[0].examples, total or seen + 1)
+            complete = False
+            break
         kept.append(Batch(data, num_examples(data, role)))
         seen += kept[-1].examples
     if seen == 0:
         raise _empty(role)
-    return Sample(tuple(kept), kept[0].examples, seen)
+    return Sample(tuple(kept), kept[0].examples, complete, origin)
 
 
 def _empty(role: str) -> InputError:
@@ -213,12 +234,6 @@ def _empty(role: str) -> InputError:
         f"the {role} data is empty",
         expected="at least one batch with at least one example",
         cause="an empty dataset, an iterator that was used up, or drop_last=True with few examples",
-    )
-
-
-def _is_pair_of_tensors(data: Any) -> bool:
-    return (
-        isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from thalweg.problem.problem import Problem
 
 __all__ = ["Checkpoint", "apply_checkpoint", "read_checkpoint"]
 
+PICKLE = b"\x80"  # the first byte of a pickle, which older checkpoints are
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "weights", "module", "net")
 _OPTIMIZERS = ("optimizer_state_dict", "optimizer", "optimizer_states", "optim")
@@ -47,7 +49,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {str(path)!r}")
+        kind = "a folder" if path.is_dir() else "nothing"
+        raise CheckpointError(f"there is no checkpoint {str(path)!r}", got=kind)
     if path.suffix.lower() not in _SUFFIXES:
         raise CheckpointError(
             f"{path.name!r} is no kind of checkpoint that is known",
@@ -101,6 +104,12 @@ def _load(path: Path) -> Any:
     except Exception as error:
         # The unpickler lets a dozen kinds of exception escape on damaged files; all mean the same.
         text = str(error)
+        if not path.stat().st_size:
+            raise CheckpointError(f"{path.name!r} is empty") from error
+        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != PICKLE:
+            raise CheckpointError(
+                f"{path.name!r} is no checkpoint, or one that was cut off", cause=_first_line(error)
+            ) from error
         if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
             raise CheckpointError(
                 f"{path.name!r} was refused: it holds more than tensors, and loading it could run code",
@@ -141,13 +150,15 @@ def _fit_names(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> dict[str, T
     names = dict(checkpoint.weights)
     required = {name for name in own if not name.endswith("num_batches_tracked")}
     for _ in range(4):
-        if required <= names.keys():
+        if names.keys() & required:  # already the model's own names, if not all of them
             break
         prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in names)), None)
         if prefix is None:
             break
         names = {n.removeprefix(prefix): t for n, t in names.items() if n.startswith(prefix)}
-    missing = sorted(required - names.keys())
+    # Of tensors that share their memory (tied weights) a file may hold one.
+    stored = {own[name].data_ptr() for name in names if name in own and own[name].numel()}
+    missing = sorted(name for name in required - names.keys() if own[name].data_ptr() not in stored)
     unknown = sorted(names.keys() - own.keys())
     if missing or unknown:
         parts = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from thalweg.errors import InputError, ThalwegError
+from thalweg.errors import InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
 from thalweg.problem.intact import intact
@@ -21,12 +21,15 @@ from thalweg.problem.parameters import ParameterSpace
 
 __all__ = ["EmpiricalRisk"]
 
-# Larger batches run faster, until their activations fall out of the processor's cache.
+# Larger batches run faster, until what they keep falls out of the processor's cache: a convolution's
+# Hessian–vector product takes four times as long then.
 MOST_EXAMPLES = 2048
+CACHED = 64 << 20
 # Activations of one pass may take this share of the memory that may be used; the graph of a second
 # derivative is about three times as large.
 PASS_SHARE = 1 / 6
 ENOUGH_TO_TELL = 64
+MIN_EXAMPLES = 16  # to which the cache, but not the memory, may cut a batch
 
 
 class _Trial(nn.Module):
@@ -37,8 +40,16 @@ class _Trial(nn.Module):
         self.model = model
         self._terms = loss
 
-    def forward(self, data: Any) -> Terms:
-        return self._terms(self.model, data)
+    def forward(
+        self, data: Any, leaves: Sequence[Tensor] = (), create_graph: bool = False
+    ) -> tuple[Terms, list[Tensor | None]]:
+        terms = self._terms(self.model, data)
+        if not leaves:
+            return terms, []
+        require_graph(terms.mean)
+        # Here, where the substitutes are still in place: gradient checkpointing runs the model again.
+        parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
+        return terms, list(parts)
 
 
 class EmpiricalRisk:
@@ -69,8 +80,8 @@ class EmpiricalRisk:
         self._buffers = {f"model.{name}": b.clone() for name, b in model.named_buffers()}
         self.ledger = ledger if ledger is not None else Ledger(sample.examples)
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
-        fits = self._examples_that_fit()
-        self.chunks = self.sample.chunked(fits)
+        self.unused: frozenset[str] = frozenset()
+        self.chunks = self.sample.chunked(self._look())
         self.groups = self.sample.grouped(max(num_groups, len(self.chunks)))
 
     @property
@@ -96,14 +107,24 @@ class EmpiricalRisk:
         """Return the gradient of the mean loss (n,)."""
         return self.gradient_over(theta, self.chunks)
 
-    def gradient_over(self, theta: Tensor, batches: Sequence[Batch], *, as_trained: bool = False) -> Tensor:
-        """Return the gradient over ``batches`` only; ``as_trained`` scales it as the user's loss does."""
-        total, weight = torch.zeros_like(theta), 0.0
+    def gradient_over(self, theta: Tensor, batches: Sequence[Batch]) -> Tensor:
+        """Return the gradient of the mean loss over ``batches`` only (n,)."""
+        return self._value_and_gradient(theta, batches)[1]
+
+    def training_step(self, theta: Tensor, batches: Sequence[Batch]) -> tuple[float, Tensor]:
+        """Return value and gradient over ``batches`` as training sees them: a sum where the loss is one."""
+        value, gradient, scale = self._value_and_gradient(theta, batches)
+        return value * scale, gradient * scale
+
+    def _value_and_gradient(self, theta: Tensor, batches: Sequence[Batch]) -> tuple[float, Tensor, float]:
+        gradient, value, weight, summed = torch.zeros_like(theta), 0.0, 0.0, False
         for batch in batches:
             part, terms = self._gradient(theta, batch)
             weight += terms.count
-            total += part * (terms.count * (terms.scale if as_trained else 1.0))
-        return total / weight
+            gradient += part * terms.count
+            value += float(terms.mean.detach()) * terms.count
+            summed = summed or terms.summed
+        return value / weight, gradient / weight, weight if summed else 1.0
 
     def hvp(self, theta: Tensor, vector: Tensor) -> Tensor:
         """Return the Hessian–vector product of the mean loss (n,)."""
@@ -124,7 +145,7 @@ class EmpiricalRisk:
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the mean losses of the statistical batches and their counts."""
         with intact(self._model), torch.no_grad():
-            terms = [self._run(self.space.unflatten(theta), batch) for batch in self.groups]
+            terms = [self._run(self.space.unflatten(theta), batch)[0] for batch in self.groups]
             self.ledger.spend(FORWARD, self.examples)
             values = torch.stack([t.mean.double() for t in terms]).tolist()
         return values, [t.count for t in terms]
@@ -147,33 +168,63 @@ class EmpiricalRisk:
             weights.append(graph.weight)
         return values, weights
 
-    def _examples_that_fit(self) -> int:
-        """Return how many examples may be run at once, from what one small batch keeps for its gradient."""
+    def _look(self) -> int:
+        """Differentiate a small batch: what is unused, what escapes substitution, how many examples fit.
+
+        Raises:
+            ModelError: when the loss uses parameters in a way that substitution does not reach.
+        """
         batch = self.sample.batches[0]
         if batch.examples > ENOUGH_TO_TELL:
             batch = self.sample.grouped(-(-self.examples // ENOUGH_TO_TELL))[0]
+        originals = [p for p in self._model.parameters() if p.requires_grad]
         meter = SavedBytes()
         with intact(self._model), meter.counting():
-            self._run(self._leaves(self.theta), batch)
-        self.ledger.spend(FORWARD, batch.examples)
-        share = PASS_SHARE * memory_share(self.space.device)
-        return max(1, min(MOST_EXAMPLES, int(share * batch.examples / max(meter.total, 1))))
+            leaves = self._leaves(self.theta)
+            terms, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
+            direct = torch.autograd.grad(terms.mean, originals, allow_unused=True)
+        self.ledger.spend(2 * GRADIENT, batch.examples)
+        if any(gradient is not None for gradient in direct):
+            raise ModelError(
+                "the loss uses parameters that it does not take from the model it is given",
+                cause="a penalty over a list of parameters that was made beforehand",
+                hint="compute it from model.parameters() inside loss(model, batch)",
+            )
+        self.unused = frozenset(
+            name for name, part in zip(self.space.names, parts, strict=True) if part is None
+        )
+        share = 3 * PASS_SHARE * memory_share(self.space.device)
+        if self.space.device.type == "cpu":
+            share = min(share, CACHED)
+        fits = int(share * batch.examples / max(meter.total, 1))
+        return max(1, min(MOST_EXAMPLES, max(fits, MIN_EXAMPLES if share == CACHED else 1)))
 
-    def _run(self, tensors: Sequence[Tensor], batch: Batch) -> Terms:
+    def _run(
+        self,
+        tensors: Sequence[Tensor],
+        batch: Batch,
+        *,
+        differentiated: bool = False,
+        create_graph: bool = False,
+    ) -> tuple[Terms, list[Tensor | None]]:
+        """Run model and loss on substituted weights; return the loss and, if asked for, its gradient."""
         safe_point()
         named = dict(zip((f"model.{name}" for name in self.space.names), tensors, strict=True))
+        leaves = tensors if differentiated else ()
         try:
-            terms: Terms = functional_call(self._trial, {**self._buffers, **named}, (batch.data,))
-        except ThalwegError:
+            result: tuple[Terms, list[Tensor | None]] = functional_call(
+                self._trial, {**self._buffers, **named}, (batch.data, leaves, create_graph)
+            )
+        except (ThalwegError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise InputError(
                 f"the model or its loss failed on a batch: {type(error).__name__}: {_first_line(error)}",
                 got=_describe(batch.data),
                 cause="the batch does not have the form or dtype that the model and the loss take",
-                hint="run loss(model, batch) on one batch by hand",
+                hint="run loss(model, batch) on one batch by hand, and torch.autograd.grad of it",
             ) from error
-        return terms
+        return result
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:
         """Return the mean loss over ``batches`` only."""
@@ -181,7 +232,7 @@ class EmpiricalRisk:
         with intact(self._model), torch.no_grad():
             tensors = self.space.unflatten(theta)
             for batch in batches:
-                terms = self._run(tensors, batch)
+                terms, _ = self._run(tensors, batch)
                 self.ledger.spend(FORWARD, batch.examples)
                 total += float(terms.mean) * terms.count
                 weight += terms.count
@@ -191,27 +242,22 @@ class EmpiricalRisk:
         """Return the true count of a batch; only a run of the loss can tell, so it is kept."""
         if id(batch) not in self._counts:
             with intact(self._model), torch.no_grad():
-                self._counts[id(batch)] = self._run(self.space.unflatten(theta), batch).count
+                self._counts[id(batch)] = self._run(self.space.unflatten(theta), batch)[0].count
             self.ledger.spend(FORWARD, batch.examples)
         return self._counts[id(batch)]
 
     def _gradient(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Terms]:
         with intact(self._model):
-            leaves = self._leaves(theta)
-            terms = self._run(leaves, batch)
-            require_graph(terms.mean)
-            parts = torch.autograd.grad(terms.mean, leaves, allow_unused=True)
+            terms, parts = self._run(self._leaves(theta), batch, differentiated=True)
         self.ledger.spend(GRADIENT, batch.examples)
         return self.space.flatten(parts), terms
 
     def _graph(self, theta: Tensor, batch: Batch, weight: float) -> GradientGraph:
         with intact(self._model):
             leaves = self._leaves(theta)
-            terms = self._run(leaves, batch)
-            require_graph(terms.mean)
-            parts = torch.autograd.grad(terms.mean, leaves, create_graph=True, allow_unused=True)
+            _, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
         self.ledger.spend(GRADIENT, batch.examples)
-        return GradientGraph(leaves, list(parts), weight, batch.examples)
+        return GradientGraph(leaves, parts, weight, batch.examples)
 
     def _leaves(self, theta: Tensor) -> list[Tensor]:
         return [tensor.detach().clone().requires_grad_() for tensor in self.space.unflatten(theta)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +13,26 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.problem.interrupt import at_safe_points
+from thalweg.rng import generator
 
 __all__ = ["intact", "random_state_kept"]
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Put the global random states of python, numpy and torch back as they were."""
+def random_state_kept(seed: int | None = None) -> Iterator[None]:
+    """Put the global random states of python, numpy and torch back as they were.
+
+    Args:
+        seed: what the states are inside, for code of the user's that draws from them; None leaves them.
+    """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
+        if seed is not None:
+            number = generator(seed, "global").initial_seed() % 2**32
+            random.setstate(random.Random(number).getstate())
+            np.random.set_state(np.random.RandomState(number).get_state())  # noqa: NPY002
+            torch.set_rng_state(generator(seed, "global").get_state())
         yield
     finally:
         random.setstate(python)
@@ -42,8 +53,12 @@ def intact(model: nn.Module | None) -> Iterator[None]:
     the objectives run on substitutes (`torch.func.functional_call`) and differentiate with
     `torch.autograd.grad`.
     """
+    if model is not None and id(model) in _INSIDE:
+        with random_state_kept():
+            yield
+        return
     with at_safe_points():
-        modes = [(module, module.training) for module in model.modules()] if model is not None else []
+        found = [(module, _contents(module)) for module in model.modules()] if model is not None else []
         fastpath = torch.backends.mha.get_fastpath_enabled()
         precision = torch.get_float32_matmul_precision()
         try:
@@ -59,12 +74,33 @@ def intact(model: nn.Module | None) -> Iterator[None]:
                 torch.backends.mha.set_fastpath_enabled(False)
                 if precision != "highest":
                     torch.set_float32_matmul_precision("highest")
-                for module, _ in modes:
+                for module, _ in found:
                     module.training = False
+                _INSIDE.add(id(model))
                 yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            _INSIDE.discard(id(model))
+            for module, contents in found:
+                _put_back(module, contents)
             torch.backends.mha.set_fastpath_enabled(fastpath)
             if precision != "highest":
                 torch.set_float32_matmul_precision(precision)
+
+
+# Models that are being measured: a nested use has only the random states to keep.
+_INSIDE: set[int] = set()
+
+Contents = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+
+
+def _contents(module: nn.Module) -> Contents:
+    return dict(vars(module)), dict(module._parameters), dict(module._buffers)
+
+
+def _put_back(module: nn.Module, contents: Contents) -> None:
+    """Put back what a module holds: its mode, and what its forward pass may have set on it."""
+    held = (vars(module), module._parameters, module._buffers)
+    for now, before in zip(held, contents, strict=True):
+        for name in now.keys() - before.keys():
+            del now[name]
+        now.update(before)

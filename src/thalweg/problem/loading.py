@@ -52,9 +52,10 @@ def load_problem(specification: str, *, seed: int = 0) -> Problem:
     if not isinstance(made, Problem):
         raise InputError(
             f"{specification} returned no problem",
-            expected="a thalweg.Problem(model, loss, train, heldout)",
+            expected="a thalweg.Problem",
             got=f"an object of type {type(made).__name__}",
             cause="a missing return statement" if made is None else None,
+            hint="return thalweg.Problem(model, loss, train, heldout)",
         )
     return made
 

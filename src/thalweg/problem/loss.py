@@ -37,12 +37,12 @@ class Terms:
     Attributes:
         mean: the mean over ``count`` terms, differentiable.
         count: the true denominator: examples, unmasked tokens, or the sum of class weights.
-        scale: what training minimises divided by ``mean``: 1, or the count where the user's loss is a sum.
+        summed: whether training minimises the sum of the terms instead of their mean.
     """
 
     mean: Tensor
     count: float
-    scale: float = 1.0
+    summed: bool = False
 
 
 BatchLoss = Callable[[nn.Module, Any], Terms]
@@ -58,6 +58,10 @@ def batch_loss(loss: Any) -> BatchLoss:
         return _Criterion(loss)
     if getattr(loss, "__module__", None) == "torch.nn.functional":
         return _Criterion(loss)
+    if isinstance(loss, type):
+        raise InputError(
+            "the loss is a class", expected=_FORMS, got=loss.__name__, hint=f"{loss.__name__}() with brackets"
+        )
     if not callable(loss):
         raise InputError("the loss cannot be called", expected=_FORMS, got=type(loss).__name__)
     try:
@@ -112,7 +116,7 @@ class _Criterion:
         count = self._denominator(outputs, targets, num_examples(data))
         _require_terms(count)
         if reduction == "sum":
-            return Terms(value / count, count, scale=count)
+            return Terms(value / count, count, summed=True)
         return Terms(value, count)
 
     def _tokens_as_rows(self, outputs: Tensor, targets: Tensor, keyed: bool) -> tuple[Tensor, Tensor]:

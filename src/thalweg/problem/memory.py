@@ -30,7 +30,7 @@ class SavedBytes:
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would make a cycle that is never collected
 
 
 def _same(tensor: Tensor) -> Tensor:

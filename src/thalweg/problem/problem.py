@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,11 +181,15 @@ class Problem:
                 "are; where the loss averages over tokens, return (sum, count) for exact weights."
             )
         if not train.complete:
-            notes.append(f"Measured on {train.examples:,} of the training examples, drawn at random.")
+            notes.append(f"Measured on {train.examples:,} training examples: {train.origin}.")
+        if risk.unused:
+            notes.append(f"The loss does not use {', '.join(sorted(risk.unused)[:6])}.")
         heldout = None
         if self._heldout is not None:
             sample = self._sample("held-out", self._heldout, limit, seed)
             sample = replace(sample, joinable=train.joinable)
+            if not sample.complete:
+                notes.append(f"Tested on {sample.examples:,} held-out examples: {sample.origin}.")
             heldout = EmpiricalRisk(self.model, self.loss, sample, ledger=ledger)
         return Measured(risk, heldout, train.complete, ledger, tuple(notes))
 
@@ -199,16 +203,13 @@ class Problem:
         sample = next((s for (role, _), s in self._samples.items() if role == "training"), None)
         batch_size = sample.batch_size if sample is not None else None
         optimizer = optimizer if optimizer is not None else self.optimizer
+        state = self._optimizer_state
         if optimizer is not None:
-            stepping = stepping_from_optimizer(optimizer, parameters, batch_size)
-            if self._optimizer_state is None:
-                return stepping
-        if self._optimizer_state is not None:
-            return stepping_from_state(self._optimizer_state, parameters, batch_size)
-        return None
+            return stepping_from_optimizer(optimizer, parameters, batch_size, state=state)
+        return stepping_from_state(state, parameters, batch_size) if state is not None else None
 
     def _sample(self, role: str, data: Data, limit: int, seed: int) -> Sample:
-        key = (role, seed)
+        key = (role, 0 if isinstance(data, Iterator) else seed)
         if key not in self._samples:  # an iterator can be read only once
             self._samples[key] = draw_sample(data, limit=limit, seed=seed, role=role)
         return self._samples[key]
@@ -255,8 +256,8 @@ def _examples_add_up(risk: EmpiricalRisk) -> bool:
     except InputError:
         return False
     cut = sum(v * c for v, c in zip(values, counts, strict=True)) / sum(counts)
-    eps = torch.finfo(risk.space.dtype).eps
-    return abs(as_given - cut) <= 1e3 * eps * max(1.0, abs(cut))
+    size = sum(abs(v) * c for v, c in zip(values, counts, strict=True)) / sum(counts)
+    return abs(as_given - cut) <= min(1e3 * risk.roundoff, 1e-2) * size
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

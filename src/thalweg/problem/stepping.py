@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Stepping:
     @property
     def effective_lr(self) -> float:
         """The learning rate that momentum amounts to in the long run: lr/(1−momentum) for SGD."""
-        return self.lr / (1 - self.momentum) if self.is_gradient_descent else self.lr
+        return self.lr / max(1 - self.momentum, 1e-3) if self.is_gradient_descent else self.lr
 
     @property
     def num_missing(self) -> int:
@@ -79,25 +80,37 @@ class Stepper:
         self._optimizer = optimizer
         self.leaves = leaves
 
-    def step(self, gradient: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
-        """Take one step; ``gradient`` gives the gradient tensors at given weights."""
+    def step(self, evaluate: Callable[[Sequence[Tensor]], tuple[float, Sequence[Tensor]]]) -> None:
+        """Take one step; ``evaluate`` gives the loss and the gradient tensors at given weights."""
 
         def closure() -> float:
-            for leaf, grad in zip(self.leaves, gradient(self.leaves), strict=True):
+            loss, gradient = evaluate(self.leaves)
+            for leaf, grad in zip(self.leaves, gradient, strict=True):
                 leaf.grad = grad
-            return 0.0
+            return loss
 
-        closure()
-        if isinstance(self._optimizer, torch.optim.LBFGS):
-            self._optimizer.step(closure)
+        step: Any = self._optimizer.step
+        if inspect.signature(step).parameters["closure"].default is inspect.Parameter.empty:
+            step(closure)
         else:
-            self._optimizer.step()
+            closure()
+            step()
 
 
 def stepping_from_optimizer(
-    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], batch_size: int | None
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    batch_size: int | None,
+    *,
+    state: Mapping[str, Any] | None = None,
 ) -> Stepping:
     """Describe how ``optimizer`` steps ``parameters`` (the trainable ones, in order).
+
+    Args:
+        optimizer: the user's; it is copied.
+        parameters: in the order of theta.
+        batch_size: examples per step, None for all of them.
+        state: of a checkpoint, which the copy takes over; its learning rate and moments count then.
 
     Raises:
         InputError: when it is no torch optimiser, optimises other tensors, or cannot be copied.
@@ -123,6 +136,15 @@ def stepping_from_optimizer(
             f"the optimizer {type(optimizer).__name__} cannot be copied", cause=str(error)
         ) from error
     leaves = tuple(memo[id(p)] if id(p) in known else None for p in parameters)
+    if state is not None:
+        try:
+            own.load_state_dict(dict(state))
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise InputError(
+                "the optimiser state in the checkpoint is not that of the problem's optimizer",
+                cause=str(error),
+                hint="build the optimizer in problem() as it was in training, or leave it out there",
+            ) from error
     return _describe(own, leaves, batch_size)
 
 
@@ -135,7 +157,8 @@ def stepping_from_state(
         return None
     kind = next((cls for keys, cls in _KINDS if keys <= groups[0].keys()), None)
     sizes = [len(group.get("params", ())) for group in groups]
-    if kind is None or sum(sizes) != len(parameters):
+    # With several groups the order of the parameters is the optimiser's, which only the user's code knows.
+    if kind is None or sizes != [len(parameters)] or not _fits(state, parameters):
         return None
     if kind is torch.optim.Adam and groups[0].get("decoupled_weight_decay"):
         kind = torch.optim.AdamW
@@ -147,6 +170,17 @@ def stepping_from_state(
     except (TypeError, ValueError, KeyError, RuntimeError):
         return None
     return _describe(own, tuple(leaves), batch_size)
+
+
+def _fits(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> bool:
+    """Check that the moments kept for each parameter have its shape."""
+    for index, kept in dict(state.get("state", {})).items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(kept, Mapping):
+            return False
+        tensors = [value for value in kept.values() if isinstance(value, Tensor) and value.dim() > 0]
+        if any(value.shape != parameters[index].shape for value in tensors):
+            return False
+    return True
 
 
 def _describe(
