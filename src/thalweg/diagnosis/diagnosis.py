@@ -157,7 +157,7 @@ def _diagnose(
         reasons=judgement.reasons,
         evidence=evidence,
         moves=moves,
-        notes=(*measured.notes, *_optimizer_notes(problem, stepping)),
+        notes=(*measured.notes, *_optimizer_notes(problem, stepping, evidence)),
         num_parameters=theta.numel(),
         num_examples=measured.train.examples,
         num_heldout=measured.heldout.examples if measured.heldout is not None else 0,
@@ -172,7 +172,7 @@ def _diagnose(
     )
 
 
-def _optimizer_notes(problem: Problem, stepping: Stepping | None) -> tuple[str, ...]:
+def _optimizer_notes(problem: Problem, stepping: Stepping | None, evidence: Evidence) -> tuple[str, ...]:
     if stepping is None:
         if problem.is_function:
             return ()
@@ -183,6 +183,8 @@ def _optimizer_notes(problem: Problem, stepping: Stepping | None) -> tuple[str, 
     notes = [
         f"Steps are those of {stepping.name}, learning rate {stepping.lr:g}, batches of {_size(stepping)}."
     ]
+    if evidence.continuation is None:
+        notes.append("They were not run: the budget did not reach, or they cannot be run on a copy.")
     if stepping.num_missing:
         notes.append(f"The optimiser leaves {stepping.num_missing} of the trainable tensors as they are.")
     return tuple(notes)

@@ -125,22 +125,12 @@ def gather(
     rounding = _rounding(train, theta, loss.value, seed, repeats=1 if purse.tight else 3)
     gradient = measure_gradient(train, theta, seed=seed)
     told.phase("curvature")
-    lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else None
-    choice = choose_hessian(train, theta, seed=seed)
-    unit = choice.cost
+    scale = _scale(train, theta, loss, seed)
     ladder = 4 if purse.tight else 9
     share = heldout.examples / train.examples if heldout is not None else 0.0
-    afterwards = HVP_REBUILT * (share or 1.0) + ladder * FORWARD * 3 + 1 + 2 * share
-    glance_steps = int(max(2, min(FORECAST_STEPS, (purse.left - afterwards) / unit / 4)))
-    glance = forecast(choice.operator, gradient.vector, lr=lr, steps=glance_steps)
-    scale = _scale(train, theta, loss, seed)
-    overwhelming = glance.decrease(100) > OVERWHELMING * PRACTICAL * scale
-    affordable = int(
-        max(3, min(MAX_PRODUCTS, (purse.left - afterwards) / unit * (1 if purse.tight else 0.75)))
-    )
-    products = min(GLANCE, affordable) if overwhelming else affordable
-    found = find_extremes(choice.operator, seed=seed, max_products=products, progress=told)
-    ahead = _rescaled(glance, found, lr)
+    reserve = HVP_REBUILT * (share or 1.0) + ladder * FORWARD * 3 + 1 + 2 * share  # for what comes after
+    curvature, ahead = _search(train, theta, gradient, stepping, scale, purse, reserve, seed, told)
+    found = curvature.extremes
     told.phase("probing the loss")
     heldout_curvature, source = _confirm(train, heldout, theta, found)
     lines = _lines(train, heldout, theta, gradient, found, ahead, ladder)
@@ -160,24 +150,52 @@ def gather(
         scale=scale,
         gradient=gradient,
         forecast=ahead,
-        curvature=CurvatureEvidence(
-            found.lambda_max,
-            found.lambda_min,
-            found.floor,
-            found.certificate,
-            found.num_hvps,
-            choice.name,
-            choice.reason,
-            found.trace,
-            found.complete,
-            found,
-        ),
+        curvature=curvature,
         heldout_curvature=heldout_curvature,
         heldout_source=source,
         lines=lines,
         continuation=continuation,
         complete=measured.complete,
     )
+
+
+def _search(
+    train: Objective,
+    theta: Tensor,
+    gradient: GradientEvidence,
+    stepping: Stepping | None,
+    scale: float,
+    purse: Purse,
+    reserve: float,
+    seed: int,
+    told: Progress,
+) -> tuple[CurvatureEvidence, Forecast]:
+    """Look from the gradient first, then search both ends as far as the purse less ``reserve`` reaches."""
+    lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else None
+    choice = choose_hessian(train, theta, seed=seed)
+
+    def affordable(part: float) -> float:
+        return part * (purse.left - reserve) / choice.cost
+
+    steps = int(max(2, min(FORECAST_STEPS, affordable(0.25))))
+    glance = forecast(choice.operator, gradient.vector, lr=lr, steps=steps)
+    products = int(max(3, min(MAX_PRODUCTS, affordable(1.0 if purse.tight else 0.75))))
+    if glance.decrease(100) > OVERWHELMING * PRACTICAL * scale:
+        products = min(GLANCE, products)
+    found = find_extremes(choice.operator, seed=seed, max_products=products, progress=told)
+    curvature = CurvatureEvidence(
+        found.lambda_max,
+        found.lambda_min,
+        found.floor,
+        found.certificate,
+        found.num_hvps,
+        choice.name,
+        choice.reason,
+        found.trace,
+        found.complete,
+        found,
+    )
+    return curvature, _rescaled(glance, found, lr)
 
 
 def _rounding(objective: Objective, theta: Tensor, here: float, seed: int, *, repeats: int) -> float:
