@@ -83,7 +83,12 @@ class Extremes:
 
 
 def find_extremes(
-    operator: Operator, *, seed: int, max_products: int = MAX_PRODUCTS, progress: Progress | None = None
+    operator: Operator,
+    *,
+    seed: int,
+    max_products: int = MAX_PRODUCTS,
+    open_gap: float = GAP,
+    progress: Progress | None = None,
 ) -> Extremes:
     """Find both ends of the spectrum of ``operator`` in one run.
 
@@ -91,6 +96,8 @@ def find_extremes(
         operator: symmetric.
         seed: of the random start.
         max_products: to spend at most, the two that check the ends included; at least 3.
+        open_gap: the share of the spread that the certificate may leave open before the run stops; 1 stops
+            as soon as both ends have converged, and then hardly anything is certified.
         progress: is told of each product.
 
     Cost: at most ``max_products`` products; fewer when both ends have converged and the certificate is met.
@@ -98,7 +105,7 @@ def find_extremes(
     rng = generator(seed, "lanczos")
     told = progress or Silent()
     max_steps = min(max(max_products - 2, 1), _steps_in_memory(operator), operator.size)
-    required = steps_for(GAP, operator.size)
+    required = steps_for(open_gap, operator.size)
 
     def fresh() -> Tensor:
         return gaussian(operator.size, rng, like=template)
