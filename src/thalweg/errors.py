@@ -9,7 +9,15 @@ ThalwegError                      exit code 3: could not answer
 
 from __future__ import annotations
 
-__all__ = ["CheckpointError", "InputError", "ModelError", "NumericalError", "ThalwegError", "printable"]
+__all__ = [
+    "FOREIGN_FAILURES",
+    "CheckpointError",
+    "InputError",
+    "ModelError",
+    "NumericalError",
+    "ThalwegError",
+    "printable",
+]
 
 
 class ThalwegError(Exception):
@@ -57,6 +65,10 @@ class ModelError(ThalwegError):
 
 class NumericalError(ThalwegError):
     """NaN or infinity where a number was needed."""
+
+
+# What models, losses and optimisers of the user's raise when they are given what they cannot take.
+FOREIGN_FAILURES = (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 def printable(text: str) -> str:

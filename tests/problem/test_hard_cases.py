@@ -145,6 +145,19 @@ def test_an_optimiser_whose_step_needs_a_closure_gets_one():
     assert diagnose(problem).evidence.continuation.as_configured.value < 0
 
 
+class WithoutClosure(torch.optim.SGD):
+    def step(self):
+        super().step()
+
+
+def test_an_optimiser_whose_step_takes_no_closure_is_run_without():
+    model = mlp()
+    problem = Problem(
+        model, nn.CrossEntropyLoss(), classification(), optimizer=WithoutClosure(model.parameters(), lr=0.1)
+    )
+    assert diagnose(problem).evidence.continuation.as_configured.value < 0
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SparseAdam, lambda p, lr: torch.optim.SGD(p, lr, momentum=1.0)])
 def test_an_optimiser_that_cannot_be_run_leaves_a_verdict(kind):
     model = mlp()

@@ -16,7 +16,7 @@ from thalweg.diagnosis.continuation import Continuation, continuation_cost, meas
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
 from thalweg.diagnosis.line import OVERFLOW, LineProbe, probe_line
 from thalweg.diagnosis.purse import Purse
-from thalweg.errors import ThalwegError
+from thalweg.errors import FOREIGN_FAILURES, ThalwegError
 from thalweg.estimates import Estimate, weighted_mean
 from thalweg.problem.cost import FORWARD, HVP_REBUILT
 from thalweg.problem.objective import Objective, require_finite
@@ -138,7 +138,7 @@ def gather(
     continuation = None
     if stepping is not None and purse.affords(continuation_cost(train, stepping)):
         told.phase("the next training steps")
-        with contextlib.suppress(RuntimeError, TypeError, ValueError, ThalwegError):
+        with contextlib.suppress(*FOREIGN_FAILURES, ThalwegError):
             # An optimiser that cannot be run on a copy (sparse gradients, say) leaves its steps unjudged.
             continuation = measure_continuation(train, theta, stepping, seed=seed)
     heldout_loss = weighted_mean(*heldout.batch_values(theta)) if heldout is not None else None

@@ -16,7 +16,7 @@ from thalweg.diagnosis.line import finite
 from thalweg.diagnosis.purse import Purse
 from thalweg.diagnosis.rebuild import rebuilt
 from thalweg.diagnosis.verdict import Verdict
-from thalweg.errors import ThalwegError
+from thalweg.errors import FOREIGN_FAILURES, ThalwegError
 from thalweg.estimates import Estimate, paired_difference
 from thalweg.problem.cost import FORWARD, GRADIENT
 from thalweg.problem.empirical_risk import EmpiricalRisk
@@ -111,7 +111,7 @@ def _attempt(remedy: Callable[[], list[Move]]) -> list[Move]:
     """Try a remedy; one that fails on this model does not apply to it."""
     try:
         return remedy()
-    except (RuntimeError, ValueError, TypeError, ThalwegError):
+    except (*FOREIGN_FAILURES, ThalwegError):
         return []
 
 

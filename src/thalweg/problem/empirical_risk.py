@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from thalweg.errors import InputError, ModelError, ThalwegError
+from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
 from thalweg.problem.intact import intact
@@ -105,11 +105,7 @@ class EmpiricalRisk:
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return the gradient of the mean loss (n,)."""
-        return self.gradient_over(theta, self.chunks)
-
-    def gradient_over(self, theta: Tensor, batches: Sequence[Batch]) -> Tensor:
-        """Return the gradient of the mean loss over ``batches`` only (n,)."""
-        return self._value_and_gradient(theta, batches)[1]
+        return self._value_and_gradient(theta, self.chunks)[1]
 
     def training_step(self, theta: Tensor, batches: Sequence[Batch]) -> tuple[float, Tensor]:
         """Return value and gradient over ``batches`` as training sees them: a sum where the loss is one."""
@@ -217,7 +213,7 @@ class EmpiricalRisk:
             )
         except (ThalwegError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except FOREIGN_FAILURES as error:
             raise InputError(
                 f"the model or its loss failed on a batch: {type(error).__name__}: {_first_line(error)}",
                 got=_describe(batch.data),

@@ -90,7 +90,8 @@ class Stepper:
             return loss
 
         step: Any = self._optimizer.step
-        if inspect.signature(step).parameters["closure"].default is inspect.Parameter.empty:
+        wanted = inspect.signature(step).parameters.get("closure")  # an optimiser may take none at all
+        if wanted is not None and wanted.default is inspect.Parameter.empty:
             step(closure)
         else:
             closure()
