@@ -184,8 +184,8 @@ def _typical(line: LineProbe) -> float:
 
 
 def _rescaled(glance: Forecast, found: Extremes, lr: float | None) -> Forecast:
-    """Take the step length from λmax, now that it is known."""
-    positive = found.lambda_max.value
+    """Take the step length from λmax, now that it is known; few products may leave it below the glance's."""
+    positive = max(found.lambda_max.value, *glance.nodes)
     curved = positive > max(found.floor, 1e-6 * found.scale)
     return glance.at(1.0 / positive if curved else (lr or glance.lr))
 
