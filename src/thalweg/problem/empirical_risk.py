@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -163,6 +164,30 @@ class EmpiricalRisk:
             values.append(float(product.double() @ vector.double()))
             weights.append(graph.weight)
         return values, weights
+
+    def observe(
+        self,
+        theta: Tensor,
+        batches: Sequence[Batch],
+        before: Callable[[str, nn.Module], None],
+        after: Callable[[str, nn.Module, Any], None],
+    ) -> None:
+        """Run the loss over ``batches`` and tell of each call of a module: its name, then what it returns.
+
+        The hooks are taken off again, also on an exception. Cost: 1/3 gradient-equivalent over the sample.
+        """
+        with intact(self._model), torch.no_grad(), ExitStack() as hooks:
+            for name, module in self._model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
+                entering = module.register_forward_pre_hook(lambda m, _, name=name: before(name, m))
+                hooks.callback(entering.remove)
+                leaving = module.register_forward_hook(lambda m, _, out, name=name: after(name, m, out))
+                hooks.callback(leaving.remove)
+            tensors = self.space.unflatten(theta)
+            for batch in batches:
+                self._run(tensors, batch)
+                self.ledger.spend(FORWARD, batch.examples)
 
     def _look(self) -> int:
         """Differentiate a small batch: what is unused, what escapes substitution, how many examples fit.

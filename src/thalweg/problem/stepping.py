@@ -57,6 +57,19 @@ class Stepping:
         """How many parameter tensors the optimiser does not know."""
         return sum(leaf is None for leaf in self._leaves)
 
+    @property
+    def lrs(self) -> tuple[float | None, ...]:
+        """The learning rate of each tensor, in the order of theta; None where it is not optimised."""
+        of = {id(p): float(g["lr"]) for g in self._optimizer.param_groups for p in g["params"]}
+        return tuple(None if leaf is None else of.get(id(leaf)) for leaf in self._leaves)
+
+    @property
+    def initial_lr(self) -> float | None:
+        """The (largest) learning rate from which a scheduler started; None without one."""
+        return max(
+            (float(g["initial_lr"]) for g in self._optimizer.param_groups if "initial_lr" in g), default=None
+        )
+
     def start(self, tensors: Sequence[Tensor], *, lr_factor: float = 1.0) -> Stepper:
         """Begin stepping from ``tensors`` (in the order of the parameter space) with lr × ``lr_factor``."""
         memo: dict[int, Any] = {}
