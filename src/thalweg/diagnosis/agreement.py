@@ -115,8 +115,10 @@ def _norm_interval(gram: Floats, counts: Floats, square: float, level: float = 0
     # Var of the mean of n_i = c_i/c̄ -weighted rows, as in the ratio estimator of a mean.
     slope = k / (k - 1) * float(np.sum((share * (along - length)) ** 2)) / length
     silent = 2 * _square_trace(gram, counts) / (k * (k - 1))
-    middle = square + 2 * quantile * slope
-    spread = math.sqrt(max(middle**2 - square**2 + quantile * silent, 0.0))
+    # Weights fitted to these very data cancel the batch gradients and drive U below what noise would.
+    least = max(square, 0.0)
+    middle = least + 2 * quantile * slope
+    spread = math.sqrt(middle**2 - least**2 + quantile * silent)
     return math.sqrt(max(middle - spread, 0.0)), math.sqrt(max(middle + spread, 0.0))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from thalweg.curvature.certificate import Certificate
 from thalweg.curvature.spectrum import Extreme, Extremes
+from thalweg.diagnosis.activity import LayerActivity, SignalFall
+from thalweg.diagnosis.causes import Cause
 from thalweg.diagnosis.continuation import Continuation
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence
 from thalweg.diagnosis.line import LineProbe
@@ -57,6 +59,9 @@ class Evidence:
         lines: the loss along −g and ±v.
         continuation: what the user's next steps do; None where no optimiser is known.
         complete: whether the sample is all the training data.
+        causes: what keeps the training from moving that is not the landscape.
+        activity: what each layer's activation passes on; empty for a plain function.
+        fall: how the learning signal falls from layer to layer.
         heldout_share: held-out examples relative to the training examples measured; 0 without.
     """
 
@@ -74,6 +79,9 @@ class Evidence:
     continuation: Continuation | None
     complete: bool
     heldout_share: float
+    causes: tuple[Cause, ...] = ()
+    activity: tuple[LayerActivity, ...] = ()
+    fall: SignalFall | None = None
 
     @property
     def practical(self) -> float:

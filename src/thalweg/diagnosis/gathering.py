@@ -11,15 +11,19 @@ from torch import Tensor
 
 from thalweg.curvature.hessian import choose_hessian
 from thalweg.curvature.spectrum import MAX_PRODUCTS, Extremes, find_extremes
+from thalweg.diagnosis.activity import measure_activity, signal_fall
+from thalweg.diagnosis.causes import find_causes
 from thalweg.diagnosis.continuation import Continuation, continuation_cost, measure_continuation
 from thalweg.diagnosis.evidence import PRACTICAL, CurvatureEvidence, Evidence
+from thalweg.diagnosis.finite import require_finite_gradient, require_finite_loss
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
 from thalweg.diagnosis.line import OVERFLOW, LineProbe, probe_line
 from thalweg.diagnosis.purse import Purse
 from thalweg.errors import FOREIGN_FAILURES, ThalwegError
 from thalweg.estimates import Estimate, weighted_mean
 from thalweg.problem.cost import FORWARD, HVP_REBUILT
-from thalweg.problem.objective import Objective, require_finite
+from thalweg.problem.empirical_risk import EmpiricalRisk
+from thalweg.problem.objective import Objective
 from thalweg.problem.problem import Measured
 from thalweg.problem.stepping import Stepping
 from thalweg.progress import Progress, Silent
@@ -58,7 +62,7 @@ class _Site:
     @property
     def reserve(self) -> float:
         """What has to be left for the probes after the search, in gradient-equivalents."""
-        return HVP_REBUILT * (self.share or 1.0) + self.ladder * FORWARD * 3 + 1 + 2 * self.share
+        return HVP_REBUILT * (self.share or 1.0) + self.ladder * FORWARD * 3 + 2 + 2 * self.share
 
 
 def gather(
@@ -76,13 +80,14 @@ def gather(
     train, heldout = measured.train, measured.heldout
     site = _Site(train, heldout, train.theta, stepping, seed, purse, progress or Silent())
     site.told.phase("loss and gradient")
-    loss = weighted_mean(*train.batch_values(site.theta))
-    require_finite(loss.value, "the training loss")
+    loss = _mean_loss(train, site.theta, "the training loss")
     if train.examples == 1 and heldout is None:
         loss = Estimate(loss.value, 0.0)
     repeats = 1 if purse.tight else 3
     rounding = measure_rounding(train, site.theta, loss.value, seed=seed, repeats=repeats)
     gradient = measure_gradient(train, site.theta, seed=seed)
+    require_finite_gradient(train, gradient.vector)
+    causes = find_causes(measured, stepping, gradient, loss, seed=seed)
     site.told.phase("curvature")
     scale = _scale(site, loss)
     curvature, ahead = _search(site, gradient, scale)
@@ -91,7 +96,7 @@ def gather(
     lines = _lines(site, gradient, curvature.extremes, ahead)
     if train.examples == 1:
         scale = max([scale, *(_typical(line) for line in lines)])
-    heldout_loss = weighted_mean(*heldout.batch_values(site.theta)) if heldout is not None else None
+    heldout_loss = _mean_loss(heldout, site.theta, "the held-out loss") if heldout is not None else None
     return Evidence(
         loss=loss,
         heldout_loss=heldout_loss,
@@ -107,7 +112,16 @@ def gather(
         continuation=_continuation(site),
         complete=measured.complete,
         heldout_share=site.share,
+        causes=causes,
+        activity=measure_activity(train, site.theta) if isinstance(train, EmpiricalRisk) else (),
+        fall=signal_fall(gradient.layers),
     )
+
+
+def _mean_loss(objective: Objective, theta: Tensor, what: str) -> Estimate:
+    values, counts = objective.batch_values(theta)
+    require_finite_loss(objective, theta, values, what)
+    return weighted_mean(values, counts)
 
 
 def measure_rounding(objective: Objective, theta: Tensor, here: float, *, seed: int, repeats: int) -> float:
