@@ -70,7 +70,7 @@ def sharpness(
         ThalwegError: for problems that cannot be measured; see `thalweg.errors`.
 
     Cost: at most 162 Hessian–vector products and 480 evaluations of value and gradient; as a rule about 500
-    gradient-equivalents, half of them for Keskar's measure.
+    gradient-equivalents, nearly half of them for Keskar's measure.
     """
     begun = time.perf_counter()
     with intact(problem.model):
@@ -204,7 +204,7 @@ def _largest(operator: Operator, seed: int, progress: Progress) -> Extreme:
 
 
 def _gradient_scale(objective: Objective, theta: Tensor, stepping: Stepping) -> float:
-    """How many times the gradient of the mean loss training sees: as many as it sums terms in a batch."""
+    """Return how much larger training's gradient is than that of the mean loss: by the terms it sums, or 1."""
     if not isinstance(objective, EmpiricalRisk) or not objective.summed:
         return 1.0
     terms = sum(objective.batch_values(theta)[1]) / objective.examples
