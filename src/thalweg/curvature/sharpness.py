@@ -204,7 +204,7 @@ def _largest(operator: Operator, seed: int, progress: Progress) -> Extreme:
 
 
 def _gradient_scale(objective: Objective, theta: Tensor, stepping: Stepping) -> float:
-    """Return how much larger training's gradient is than that of the mean loss: by the terms it sums, or 1."""
+    """Return by how much training's gradient exceeds that of the mean loss: 1, or the terms that it sums."""
     if not isinstance(objective, EmpiricalRisk) or not objective.summed:
         return 1.0
     terms = sum(objective.batch_values(theta)[1]) / objective.examples
