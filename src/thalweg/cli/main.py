@@ -19,6 +19,7 @@ __all__ = ["command", "main"]
 _VERBS = {
     "diagnose": "Say where a training stands: minimum, saddle, plateau, descending, bouncing …",
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
+    "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }

@@ -82,6 +82,7 @@ class EmpiricalRisk:
         self.ledger = ledger if ledger is not None else Ledger(sample.examples)
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
+        self.summed = False  # whether training minimises the sum over a batch instead of its mean
         self.chunks = self.sample.chunked(self._look())
         self.groups = self.sample.grouped(max(num_groups, len(self.chunks)))
 
@@ -205,6 +206,7 @@ class EmpiricalRisk:
             terms, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
             direct = torch.autograd.grad(terms.mean, originals, allow_unused=True)
         self.ledger.spend(2 * GRADIENT, batch.examples)
+        self.summed = terms.summed
         if any(gradient is not None for gradient in direct):
             raise ModelError(
                 "the loss uses parameters that it does not take from the model it is given",
