@@ -15,15 +15,13 @@ from thalweg.curvature.keskar import EPSILONS, SUBSPACE, KeskarSharpness, keskar
 from thalweg.curvature.operators import Operator
 from thalweg.curvature.scaled import Scaled
 from thalweg.curvature.spectrum import Extreme, find_extremes
-from thalweg.curvature.stability import PRODUCTS, Stability, measure_stability
+from thalweg.curvature.stability import PRODUCTS, Stability, gradient_scale, measure_stability
 from thalweg.curvature.trace import estimate_trace
 from thalweg.errors import InputError
 from thalweg.estimates import Estimate
-from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.intact import intact
 from thalweg.problem.objective import Objective, require_finite
 from thalweg.problem.problem import Problem
-from thalweg.problem.stepping import Stepping
 from thalweg.progress import Metered, Progress, Silent
 from thalweg.records import Cost, Provenance, Record, current_provenance
 from thalweg.report.document import Block, Document, Facts, Note, Table, significant
@@ -86,7 +84,7 @@ def sharpness(
         told.phase("the optimiser's limit")
         stability: Stability | str = "no optimiser is known"
         if stepping is not None:
-            scale = _gradient_scale(objective, theta, stepping)
+            scale = gradient_scale(objective, theta, stepping)
             stability = measure_stability(
                 choice.operator, largest, stepping, seed=seed, gradient_scale=scale, progress=told
             )
@@ -201,14 +199,6 @@ def _largest(operator: Operator, seed: int, progress: Progress) -> Extreme:
     """Find the upper end of a spectrum; what may have been missed below the lower one does not matter."""
     found = find_extremes(operator, seed=seed, max_products=PRODUCTS, open_gap=1.0, progress=progress)
     return found.lambda_max
-
-
-def _gradient_scale(objective: Objective, theta: Tensor, stepping: Stepping) -> float:
-    """Return by how much training's gradient exceeds that of the mean loss: 1, or the terms that it sums."""
-    if not isinstance(objective, EmpiricalRisk) or not objective.summed:
-        return 1.0
-    terms = sum(objective.batch_values(theta)[1]) / objective.examples
-    return terms * min(stepping.batch_size or objective.examples, objective.examples)
 
 
 def _keskar(

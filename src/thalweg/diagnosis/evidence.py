@@ -8,6 +8,7 @@ import numpy as np
 
 from thalweg.curvature.certificate import Certificate
 from thalweg.curvature.spectrum import Extreme, Extremes
+from thalweg.curvature.stability import Stability
 from thalweg.diagnosis.activity import LayerActivity, SignalFall
 from thalweg.diagnosis.causes import Cause
 from thalweg.diagnosis.continuation import Continuation
@@ -62,6 +63,8 @@ class Evidence:
         causes: what keeps the training from moving that is not the landscape.
         activity: what each layer's activation passes on; empty for a plain function.
         fall: how the learning signal falls from layer to layer.
+        optimizer: what trains it; None where that is not known.
+        stability: the largest curvature its steps meet, against what they can take; None where unknown.
         heldout_share: held-out examples relative to the training examples measured; 0 without.
     """
 
@@ -82,6 +85,8 @@ class Evidence:
     causes: tuple[Cause, ...] = ()
     activity: tuple[LayerActivity, ...] = ()
     fall: SignalFall | None = None
+    optimizer: str | None = None
+    stability: Stability | None = None
 
     @property
     def practical(self) -> float:

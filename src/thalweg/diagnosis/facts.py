@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from thalweg.curvature.spectrum import describe_certificate
+from thalweg.curvature.stability import Stability
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.estimates import Estimate
 from thalweg.report.document import signed, significant
@@ -26,6 +27,8 @@ def facts(e: Evidence, examples: int) -> tuple[tuple[str, str], ...]:
     rows = [("loss", _loss(e)), ("gradient", _gradient(e, examples)), ("curvature", _curvature(e))]
     if examples > 1:
         rows.append(("held out", _confirmation(e)))
+    if e.stability is not None:
+        rows.append(("stability", _stability(e.stability)))
     if len(e.gradient.layers) > 1:
         rows.append(("signal", _signal(e)))
     if units := _units(e):
@@ -87,6 +90,14 @@ def _curvature(e: Evidence) -> str:
         f"λmax {significant(c.lambda_max.value, 3)} ± {significant(c.lambda_max.bound, 1)}, "
         f"λmin {significant(c.lambda_min.value, 3)} ± {significant(c.lambda_min.bound, 1)}; "
         f"{describe_certificate(c.extremes)}"
+    )
+
+
+def _stability(s: Stability) -> str:
+    what = "preconditioned λmax" if s.preconditioned else "λmax"
+    return (
+        f"{what} {significant(s.curvature, 3)} is {significant(s.ratio)} of {s.limit.formula} = "
+        f"{significant(s.limit.curvature, 3)}, the edge for {s.limit.rule}; {s.judgement}"
     )
 
 

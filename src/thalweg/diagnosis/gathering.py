@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.curvature.hessian import choose_hessian
+from thalweg.curvature.hessian import HessianChoice, choose_hessian
 from thalweg.curvature.spectrum import MAX_PRODUCTS, Extremes, find_extremes
+from thalweg.curvature.stability import Stability, gradient_scale, is_plain, measure_stability
 from thalweg.diagnosis.activity import measure_activity, signal_fall
 from thalweg.diagnosis.causes import find_causes
 from thalweg.diagnosis.continuation import Continuation, continuation_cost, measure_continuation
@@ -35,6 +36,7 @@ FORECAST_STEPS = 10
 # Where the gradient alone decides, the curvature is only looked at, not searched to the end.
 GLANCE = 24
 OVERWHELMING = 30.0
+STABILITY_PRODUCTS = 12  # on the preconditioned curvature, whose bound says how well that was enough
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def gather(
     causes = find_causes(measured, stepping, gradient, loss, seed=seed)
     site.told.phase("curvature")
     scale = _scale(site, loss)
-    curvature, ahead = _search(site, gradient, scale)
+    curvature, ahead, stability = _search(site, gradient, scale)
     site.told.phase("probing the loss")
     heldout_curvature, source = _confirm(site, curvature.extremes)
     lines = _lines(site, gradient, curvature.extremes, ahead)
@@ -115,6 +117,8 @@ def gather(
         causes=causes,
         activity=measure_activity(train, site.theta) if isinstance(train, EmpiricalRisk) else (),
         fall=signal_fall(gradient.layers),
+        optimizer=stepping.name if stepping is not None else None,
+        stability=stability,
     )
 
 
@@ -149,7 +153,9 @@ def loss_gap(loss: Estimate, heldout: Estimate, *, complete: bool) -> Estimate:
     return Estimate(value, both, min(heldout.num_samples, loss.num_samples))
 
 
-def _search(site: _Site, gradient: GradientEvidence, scale: float) -> tuple[CurvatureEvidence, Forecast]:
+def _search(
+    site: _Site, gradient: GradientEvidence, scale: float
+) -> tuple[CurvatureEvidence, Forecast, Stability | None]:
     """Look from the gradient first, then search both ends as far as the purse reaches."""
     stepping, purse = site.stepping, site.purse
     lr = stepping.effective_lr if stepping is not None and stepping.is_gradient_descent else None
@@ -177,7 +183,26 @@ def _search(site: _Site, gradient: GradientEvidence, scale: float) -> tuple[Curv
         complete=found.complete,
         extremes=found,
     )
-    return curvature, _rescaled(glance, found, lr)
+    return curvature, _rescaled(glance, found, lr), _stability(site, choice, found)
+
+
+def _stability(site: _Site, choice: HessianChoice, found: Extremes) -> Stability | None:
+    """Hold the curvature that the optimiser's steps meet against what they can take."""
+    stepping = site.stepping
+    price = site.reserve + STABILITY_PRODUCTS * choice.cost
+    if stepping is None or stepping.lr == 0 or not (is_plain(stepping) or site.purse.affords(price)):
+        return None
+    with contextlib.suppress(*FOREIGN_FAILURES, ThalwegError):
+        stability = measure_stability(
+            choice.operator,
+            found.lambda_max,
+            stepping,
+            seed=site.seed,
+            gradient_scale=gradient_scale(site.train, site.theta, stepping),
+            max_products=STABILITY_PRODUCTS,
+        )
+        return None if isinstance(stability, str) else stability
+    return None
 
 
 def _scale(site: _Site, loss: Estimate) -> float:

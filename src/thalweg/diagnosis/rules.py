@@ -35,6 +35,7 @@ class Thresholds:
     slow_gain: float = 0.1  # of the scale of the loss: what a plateau could still buy
     slow_steps: float = 1e9  # and within how many steps
     endless_steps: float = 1e15  # the same, where the gradient is no accident
+    unstable: float = 1.5  # times the curvature that the steps can take; nets train on a little beyond 1
     higher_order: float = 1e-2  # of the change seen: curvature that explains less is not what acts
 
 
@@ -82,8 +83,15 @@ def gradient_is_silent(e: Evidence, t: Thresholds) -> bool:
 
 
 def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    c = e.continuation
-    if c is None or not gradient_matters(e, t):
+    if not gradient_matters(e, t):
+        return None
+    c, s = e.continuation, e.stability
+    if c is None and s is not None and s.least_ratio > t.unstable:
+        return Verdict.BOUNCING, (
+            f"there is a way down, but the steps are {significant(s.least_ratio)} times too long for the "
+            "steepest direction, so that they grow along it"
+        )
+    if c is None:
         return None
     stuck = c.as_configured.upper(t.confidence) >= 0
     shorter_helps = c.tenth.upper(t.confidence) < -e.practical / 10 and c.advantage.upper(t.confidence) < 0
@@ -98,7 +106,11 @@ def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 def _descending(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if not gradient_matters(e, t):
         return None
-    tail = ""
+    tail, unjudged = "", e.optimizer is not None and e.continuation is None
+    if unjudged:
+        return Verdict.DESCENDING, (
+            "the gradient leads down; whether the steps as configured take that way was not measured"
+        )
     if lost := lost_layers(e, t):
         tail = f"; but {_named(lost)} no signal, so only the rest of the model learns"
     elif not e.gradient.significant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from thalweg.errors import ModelError
+from thalweg.errors import ModelError, NumericalError
 from thalweg.problem.cost import Ledger
 from thalweg.problem.interrupt import safe_point
 
-__all__ = ["GradientGraph", "Objective", "differentiate", "require_graph"]
+__all__ = ["GradientGraph", "Objective", "differentiate", "require_finite", "require_graph"]
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,14 @@ def require_graph(loss: Tensor) -> None:
         raise ModelError(
             "the loss does not depend on the trainable parameters in a way that can be differentiated",
             cause="a detach(), .item(), numpy or torch.no_grad() between the parameters and the loss",
+        )
+
+
+def require_finite(value: float, what: str) -> None:
+    """Raise NumericalError when ``value`` is NaN or infinite."""
+    if not math.isfinite(value):
+        raise NumericalError(
+            f"{what} is {value}",
+            cause="weights that have diverged, a learning rate that is too high, or a logarithm of zero",
+            hint="go back to an earlier checkpoint",
         )
