@@ -14,7 +14,13 @@ from thalweg.curvature.spectrum import MAX_PRODUCTS, Extremes, find_extremes
 from thalweg.curvature.stability import Stability, gradient_scale, is_plain, measure_stability
 from thalweg.diagnosis.activity import measure_activity, signal_fall
 from thalweg.diagnosis.causes import find_causes
-from thalweg.diagnosis.continuation import Continuation, continuation_cost, measure_continuation
+from thalweg.diagnosis.continuation import (
+    MOST_REPLICATES,
+    REPLICATES,
+    Continuation,
+    continuation_cost,
+    measure_continuation,
+)
 from thalweg.diagnosis.evidence import PRACTICAL, CurvatureEvidence, Evidence
 from thalweg.diagnosis.finite import require_finite_gradient, require_finite_loss
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
@@ -278,10 +284,12 @@ def _lines(
 
 def _continuation(site: _Site) -> Continuation | None:
     """Run the user's optimiser on a copy; one that cannot be (sparse gradients, say) stays unjudged."""
-    stepping = site.stepping
-    if stepping is None or not site.purse.affords(continuation_cost(site.train, stepping)):
+    stepping, train = site.stepping, site.train
+    if stepping is None or not site.purse.affords(continuation_cost(train, stepping)):
         return None
+    many = site.purse.affords(continuation_cost(train, stepping, replicates=MOST_REPLICATES))
+    replicates = REPLICATES, MOST_REPLICATES if many else REPLICATES
     site.told.phase("the next training steps")
     with contextlib.suppress(*FOREIGN_FAILURES, ThalwegError):
-        return measure_continuation(site.train, site.theta, stepping, seed=site.seed)
+        return measure_continuation(train, site.theta, stepping, seed=site.seed, replicates=replicates)
     return None

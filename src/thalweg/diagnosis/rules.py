@@ -103,6 +103,19 @@ def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     )
 
 
+def _unclear_steps(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
+    c = e.continuation
+    if c is None or not gradient_matters(e, t) or not c.is_open(t.confidence):
+        return None
+    margin = c.advantage.upper(t.confidence) - c.advantage.value
+    factor = max((margin / abs(c.advantage.value)) ** 2, 2.0)
+    return Verdict.UNDETERMINED, (
+        "there is a way down, and a tenth of the learning rate takes it; whether the steps as configured do, "
+        "or bounce, the batches do not tell: about "
+        f"{significant(factor * c.advantage.num_samples)} repetitions of {c.steps} steps would"
+    )
+
+
 def _descending(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if not gradient_matters(e, t):
         return None
@@ -336,6 +349,7 @@ def _more(factor: float, what: str, cost: float) -> str:
 
 RULES: tuple[Rule, ...] = (
     _bouncing,
+    _unclear_steps,
     _descending,
     _drowned_in_noise,
     _degenerate,

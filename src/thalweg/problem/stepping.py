@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.errors import InputError
+from thalweg.errors import FOREIGN_FAILURES, InputError
 
 __all__ = ["Stepper", "Stepping", "TensorStepping", "stepping_from_optimizer", "stepping_from_state"]
 
@@ -105,8 +105,16 @@ class Stepping:
             (float(g["initial_lr"]) for g in self._optimizer.param_groups if "initial_lr" in g), default=None
         )
 
-    def start(self, tensors: Sequence[Tensor], *, lr_factor: float = 1.0) -> Stepper:
-        """Begin stepping from ``tensors`` (in the order of the parameter space) with lr × ``lr_factor``."""
+    def start(
+        self, tensors: Sequence[Tensor], *, lr_factor: float = 1.0, momentum: float | None = None
+    ) -> Stepper:
+        """Begin stepping from ``tensors`` (in the order of the parameter space).
+
+        Args:
+            tensors: where to start; copied.
+            lr_factor: on every learning rate.
+            momentum: in place of the optimiser's own, for stochastic gradient descent; None keeps it.
+        """
         memo: dict[int, Any] = {}
         optimizer = _copied(self._optimizer, memo)
         leaves = [
@@ -118,7 +126,26 @@ class Stepping:
                 leaf.copy_(tensor)
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * lr_factor
+            if momentum is not None:
+                group["momentum"] = momentum
         return Stepper(optimizer, leaves)
+
+    def afresh(self, parameters: Sequence[nn.Parameter]) -> Stepper | None:
+        """Begin stepping other ``parameters``, in place, with the same kind and settings but no state.
+
+        Where the optimiser has several groups, the settings are those of the first. None where its class
+        takes more than parameters and settings.
+        """
+        kind: Any = type(self._optimizer)
+        taken = inspect.signature(kind).parameters
+        group = self._optimizer.param_groups[0]
+        settings = {
+            name: group.get(name, value) for name, value in self._optimizer.defaults.items() if name in taken
+        }
+        try:
+            return Stepper(kind(list(parameters), **settings), list(parameters))
+        except FOREIGN_FAILURES:
+            return None
 
 
 class Stepper:
@@ -127,6 +154,8 @@ class Stepper:
     def __init__(self, optimizer: torch.optim.Optimizer, leaves: list[nn.Parameter]) -> None:
         self._optimizer = optimizer
         self.leaves = leaves
+        wanted = inspect.signature(optimizer.step).parameters.get("closure")  # it may take none at all
+        self._needs_closure = wanted is not None and wanted.default is inspect.Parameter.empty
 
     def step(self, evaluate: Callable[[Sequence[Tensor]], tuple[float, Sequence[Tensor]]]) -> None:
         """Take one step; ``evaluate`` gives the loss and the gradient tensors at given weights."""
@@ -138,8 +167,7 @@ class Stepper:
             return loss
 
         step: Any = self._optimizer.step
-        wanted = inspect.signature(step).parameters.get("closure")  # an optimiser may take none at all
-        if wanted is not None and wanted.default is inspect.Parameter.empty:
+        if self._needs_closure:
             step(closure)
         else:
             closure()
