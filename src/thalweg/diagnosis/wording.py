@@ -17,8 +17,9 @@ _TONES = {Verdict.MINIMUM: "good", Verdict.DESCENDING: "good", Verdict.UNDETERMI
 
 ADVICE = {
     Verdict.DESCENDING: "carry on.",
-    Verdict.BOUNCING: "lower the learning rate, enlarge the batch, or average the weights.",
-    Verdict.SADDLE: "take the step along negative curvature; first-order steps leave slowly.",
+    Verdict.BOUNCING: "take shorter steps, or steps on more examples, or average the weights.",
+    Verdict.SADDLE: "take the step along negative curvature (thalweg escape); first-order steps leave "
+    "slowly.",
     Verdict.MINIMUM: "stop: only other data, another model or another loss would change this.",
     Verdict.MAXIMUM: "take any step, and check the sign of the loss.",
     Verdict.PLATEAU: "do not train longer; restore the signal: initialisation, activation, normalisation, "
@@ -34,7 +35,7 @@ def advise(verdict: Verdict, evidence: Evidence, moves: tuple[Move, ...]) -> str
     if blocking and verdict is not Verdict.MINIMUM:
         return f"{blocking[0]}."
     if verdict is not Verdict.DESCENDING:
-        return ADVICE[verdict]
+        return ADVICE[verdict] + _what_helped(verdict, moves)
     tried = {move.name: move for move in moves if move.measured is not None}
     onward = tried.get("carry on")
     if onward is None:
@@ -51,6 +52,19 @@ def advise(verdict: Verdict, evidence: Evidence, moves: tuple[Move, ...]) -> str
             "(overfitting)."
         )
     return ADVICE[verdict]
+
+
+def _what_helped(verdict: Verdict, moves: tuple[Move, ...]) -> str:
+    """Name the remedy that did most in trial, where it did clearly more than to carry on."""
+    tried = [move for move in moves if move.measured is not None]
+    if verdict in {Verdict.MINIMUM, Verdict.UNDETERMINED} or not tried:
+        return ""
+    best = min(tried, key=lambda move: move.measured or 0.0)
+    onward = next((move for move in tried if move.name == "carry on"), None)
+    still = Move("stay", None, 0.0, None)
+    if best is onward or not _clearly_better(best, still) or not _clearly_better(best, onward or still):
+        return ""
+    return f" In trial this did most: {best.name}."
 
 
 def _clearly_better(move: Move, other: Move) -> bool:
@@ -92,7 +106,9 @@ def describe(
     blocks.extend(Note(note) for note in notes)
     blocks.append(
         Note(
-            f"± is one standard error. {cost.gradient_equivalents:.0f} gradient-equivalents, "
+            "± is one standard error"
+            + (", over held-out batches and batch orders. " if moves and heldout else ". ")
+            + f"{cost.gradient_equivalents:.0f} gradient-equivalents, "
             f"{cost.num_hvps} Hessian–vector products "
             f"({evidence.curvature.backend}), {cost.seconds:.1f} s"
         )
