@@ -1,0 +1,1 @@
+"""Ways down: optimisers that PyTorch lacks, and one registry that also hands out PyTorch's own."""
