@@ -25,7 +25,7 @@ from thalweg.problem.stepping import Stepping
 from thalweg.progress import Progress, Silent
 from thalweg.rng import generator, signs
 
-__all__ = ["CurvatureEvidence", "Evidence", "gather"]
+__all__ = ["CurvatureEvidence", "Evidence", "gather", "measure_rounding"]
 
 FORECAST_STEPS = 10
 # Where the gradient alone decides, the curvature is only looked at, not searched to the end.
@@ -122,7 +122,7 @@ def gather(
     require_finite(loss.value, "the training loss")
     if train.examples == 1 and heldout is None:
         loss = Estimate(loss.value, 0.0)
-    rounding = _rounding(train, theta, loss.value, seed, repeats=1 if purse.tight else 3)
+    rounding = measure_rounding(train, theta, loss.value, seed, repeats=1 if purse.tight else 3)
     gradient = measure_gradient(train, theta, seed=seed)
     told.phase("curvature")
     scale = _scale(train, theta, loss, seed)
@@ -198,7 +198,7 @@ def _search(
     return curvature, _rescaled(glance, found, lr)
 
 
-def _rounding(objective: Objective, theta: Tensor, here: float, seed: int, *, repeats: int) -> float:
+def measure_rounding(objective: Objective, theta: Tensor, here: float, seed: int, *, repeats: int) -> float:
     """Move every weight by one unit in the last place, up or down, and see how far the loss moves."""
     unit = objective.roundoff
     moves = []
