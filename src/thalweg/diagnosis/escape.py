@@ -32,8 +32,8 @@ from thalweg.report.document import signed, significant
 __all__ = ["Escape", "escape"]
 
 CONFIDENCE = 0.99  # one-sided, of the test on the judging sample
-# The share of the gain from which the gradient alone explains it.
-MOST = 0.5
+# The shares of the gain up to which the gradient does not show the way, and from which it explains it.
+LITTLE, MOST = 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ def escape(
     """Move the weights of ``problem`` out of a saddle, if data that had no part in the search confirm it.
 
     On the training sample the step is searched along ± the vector of λmin and along the direction that
-    combines it with the gradient ([zhang2022]); models too large for Lanczos take perturbed gradient descent
-    ([jin2017]). The best is judged once on the held-out data (without any, half of the training batches are
+    combines it with the gradient ([zhang2022]), and the better one followed downhill for 50 gradient steps;
+    models too large for Lanczos descend from a random perturbation ([jin2017]). The best is judged once on
+    the held-out data (without any, half of the training batches are
     held back): it is applied if the paired change of the loss is below zero at 99 %, one-sided. Otherwise,
     and on an exception or Ctrl-C, the weights are bit for bit what they were.
 
@@ -80,8 +81,8 @@ def escape(
         ModelError: for a model that cannot be measured.
         NumericalError: for NaN and infinity.
 
-    Cost: about 200 gradient-equivalents, 80 Hessian–vector products fewer with a diagnosis; 300 for models
-    too large for Lanczos.
+    Cost: about 300 gradient-equivalents, up to 80 Hessian–vector products fewer with a diagnosis; up to 600
+    for models too large for Lanczos. A refusal for want of negative curvature costs about 150.
     """
     if not isinstance(problem, Problem):
         raise InputError("there is nothing to escape from", expected="a Problem", got=type(problem).__name__)
@@ -107,12 +108,14 @@ def _escape(
     told.phase("looking for a way out")
     require_finite(here := finding.value(theta), "the training loss")
     rounding = measure_rounding(finding, theta, here, seed, repeats=3)
-    search = search_ways(finding, theta, diagnosis if samples.whole else None, seed, told)
+    least = 4 * rounding
+    known = diagnosis if samples.whole else None
+    search = search_ways(finding, theta, known, least, seed, told)
     told.phase("judging")
     best = search.ways[0] if search.ways else None
-    judged = best is not None and best.change.value < -4 * rounding
+    judged = best is not None and best.change.value < -least
     loss, change = _judge(samples, theta, best.theta if best is not None and judged else theta)
-    applied = judged and change.upper(CONFIDENCE) < 0 and change.value < -4 * rounding
+    applied = judged and change.upper(CONFIDENCE) < 0 and change.value < -least
     low = search.found.lambda_min if search.found is not None else None
     after: Extreme | None = None
     if applied and best is not None and low is not None:
@@ -206,7 +209,7 @@ def _reason(search: Search, samples: _Samples, change: Estimate, *, judged: bool
         )
     if not judged:
         if found is None:
-            return "gradient descent from a perturbed start does not lower the training loss"
+            return "from a random perturbation, gradient descent does not get below the training loss here"
         low = significant(found.lambda_min.value)
         what = f"negative curvature ({low})" if found.lambda_min.value < -found.floor else "a flat direction"
         return f"there is {what}, but no step along it lowers the training loss beyond rounding"
@@ -215,16 +218,20 @@ def _reason(search: Search, samples: _Samples, change: Estimate, *, judged: bool
         if samples.judging is None or not math.isfinite(worst):
             return "the step that lowers the training loss cannot be told from rounding or sampling noise"
         return (
-            f"the {samples.source} do not confirm the step: it changes their loss by "
+            f"the {samples.source} do not confirm the way down: it changes their loss by "
             f"{signed(change.value)} ± {significant(change.stderr, 1)}, and {signed(worst)} cannot be ruled "
             f"out ({CONFIDENCE:.0%}, one-sided)"
         )
-    reason = "the function is lower there" if samples.judging is None else f"the {samples.source} confirm it"
-    gain, plain = search.ways[0].change.value, search.plain
-    if plain is None or plain.change.value > MOST * gain:
-        return f"there was a way down that the gradient does not show, and {reason}"
-    share = min(plain.change.value / gain, 1.0)
-    return f"{reason}; but the gradient alone buys {share:.0%} of it, so ordinary training leaves as well"
+    confirmed = "the function confirms it" if samples.judging is None else f"the {samples.source} confirm it"
+    plain = search.plain.change.value / search.ways[0].change.value if search.plain is not None else 0.0
+    if plain < LITTLE:
+        return f"there was a way down that the gradient does not show, and {confirmed}"
+    if plain < MOST:
+        return f"there was a way down, and {confirmed}; gradient steps alone buy {plain:.0%} of it"
+    return (
+        f"there was a way down, and {confirmed}; but gradient steps alone buy {min(plain, 1):.0%} of it, so "
+        "ordinary training gets there as well"
+    )
 
 
 def _move(problem: Problem, theta: Tensor) -> None:

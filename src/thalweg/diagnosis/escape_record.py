@@ -29,14 +29,14 @@ class Escape(Record):
         applied: whether the weights were moved; if not, they are bit for bit what they were.
         reason: why, in a sentence.
         way: the way that was judged; None where none lowers the training loss.
-        step: its length ‖θ′−θ‖.
+        step: how far it leads, ‖θ′−θ‖.
         loss: where it was judged, before.
         change: of that loss, paired over batches; None where nothing was judged.
         judged_on: "held-out data", "training data held back", or "the function itself".
         lambda_min: the lowest curvature before; None where the model is too large for Lanczos.
         lambda_min_after: the same where the weights are now; None where they did not move.
         ways: what was tried, the best on the training sample first.
-        plain: what the gradient alone does, for comparison.
+        plain: as many gradient steps from the point itself, for comparison.
         point: where a plain function's point is now, up to 16 coordinates.
         saved_to: the file of the new weights.
         notes: how it was measured.
@@ -118,7 +118,7 @@ class Escape(Record):
                 text += f" → {_pair(self.lambda_min_after)}"
             rows.append(("λmin", text))
         if self.way is not None:
-            rows.append(("way", f"{self.way}, a step of length {significant(self.step)}"))
+            rows.append(("way", f"{self.way}, {significant(self.step)} from the old weights"))
         if self.point is not None:
             rows.append(("point", ", ".join(significant(x, 4) for x in self.point)))
         if self.saved_to is not None:
@@ -133,7 +133,7 @@ class Escape(Record):
         if self.applied:
             text += f" → {significant(self.loss.value + change.value, 4)}, a change of {signed(change.value)}"
         else:
-            text += f"; the step changes it by {signed(change.value)}"
+            text += f"; the way down changes it by {signed(change.value)}"
         if change.stderr > 0:
             text += f" ± {significant(change.stderr, 1)} (99 %: below {signed(change.upper(0.99))})"
         return text
@@ -151,8 +151,8 @@ class Escape(Record):
         )
         where = "training loss" if self.num_judging else "function"
         return Table(
-            f"What was tried   (steps of searched length, change of the {where})",
-            ("", "step", "change"),
+            f"What was tried   (distance, change of the {where})",
+            ("", "distance", "change"),
             rows,
         )
 
