@@ -420,7 +420,7 @@ class TestNoTrace:
         assert thalweg.escape(steep(counter)[0]).applied
         total = counter.calls
         for error in (KeyboardInterrupt(), ZeroDivisionError("boom")):
-            for at in [1, 2, 3, *range(5, total, max(1, total // 8)), total]:
+            for at in [1, 2, 3, *range(5, total, max(1, total // 4)), total]:
                 problem, model, optimizer, loader = steep(Interrupting(at, error))
                 before = state(model, optimizer, loader)
                 with pytest.raises(type(error)):

@@ -15,7 +15,6 @@ from thalweg.diagnosis.diagnosis import Diagnosis
 from thalweg.diagnosis.escape_record import FUNCTION, HELD_BACK, HELD_OUT, Escape
 from thalweg.diagnosis.evidence import measure_rounding
 from thalweg.diagnosis.line import finite
-from thalweg.diagnosis.purse import FULL
 from thalweg.diagnosis.way_search import Search, search_ways
 from thalweg.errors import InputError
 from thalweg.estimates import Estimate, paired_difference, weighted_mean
@@ -31,6 +30,7 @@ from thalweg.report.document import signed, significant
 
 __all__ = ["Escape", "escape"]
 
+PLANNED = 300.0  # about what an escape takes, in gradient-equivalents
 CONFIDENCE = 0.99  # one-sided, of the test on the judging sample
 # The shares of the gain up to which the gradient does not show the way, and from which it explains it.
 LITTLE, MOST = 0.1, 0.5
@@ -63,9 +63,9 @@ def escape(
     On the training sample the step is searched along ± the vector of λmin and along the direction that
     combines it with the gradient ([zhang2022]), and the better one followed downhill for 50 gradient steps;
     models too large for Lanczos descend from a random perturbation ([jin2017]). The best is judged once on
-    the held-out data (without any, half of the training batches are
-    held back): it is applied if the paired change of the loss is below zero at 99 %, one-sided. Otherwise,
-    and on an exception or Ctrl-C, the weights are bit for bit what they were.
+    the held-out data (without any, half of the training batches are held back): it is applied if the paired
+    change of their loss is below zero at 99 %, one-sided. Otherwise, and on an exception or Ctrl-C, the
+    weights are bit for bit what they were.
 
     Args:
         problem: the model's weights move, or the point of a plain function; nothing else of it changes.
@@ -104,7 +104,7 @@ def _escape(
     measured = problem.measured(seed=seed)
     samples = _split(problem, measured)
     finding, theta = samples.finding, samples.finding.theta
-    told = Metered(progress, lambda: measured.ledger.gradient_equivalents, FULL)
+    told = Metered(progress, lambda: measured.ledger.gradient_equivalents, PLANNED)
     told.phase("looking for a way out")
     require_finite(here := finding.value(theta), "the training loss")
     rounding = measure_rounding(finding, theta, here, seed, repeats=3)
@@ -204,7 +204,7 @@ def _reason(search: Search, samples: _Samples, change: Estimate, *, judged: bool
     found = search.found
     if not search.ways and found is not None:
         return (
-            f"nothing to escape from: no direction curves down (λmin {significant(found.lambda_min.value)}; "
+            f"nothing to escape from: no direction that curves down was found (λmin {significant(found.lambda_min.value)}; "
             f"{describe_certificate(found)})"
         )
     if not judged:
