@@ -204,8 +204,8 @@ def _reason(search: Search, samples: _Samples, change: Estimate, *, judged: bool
     found = search.found
     if not search.ways and found is not None:
         return (
-            f"nothing to escape from: no direction that curves down was found (λmin {significant(found.lambda_min.value)}; "
-            f"{describe_certificate(found)})"
+            "nothing to escape from: no direction that curves down was found "
+            f"(λmin {significant(found.lambda_min.value)}; {describe_certificate(found)})"
         )
     if not judged:
         if found is None:
