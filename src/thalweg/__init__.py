@@ -12,6 +12,7 @@ from thalweg.version import __version__
 
 if TYPE_CHECKING:
     from thalweg.curvature.density import Density, density
+    from thalweg.curvature.sharpness import Sharpness, sharpness
     from thalweg.curvature.spectrum import Spectrum, spectrum
     from thalweg.curvature.trace import trace
     from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
@@ -33,6 +34,7 @@ _HOMES = {
     "ModelError": "errors",
     "NumericalError": "errors",
     "Problem": "problem.problem",
+    "Sharpness": "curvature.sharpness",
     "Spectrum": "curvature.spectrum",
     "ThalwegError": "errors",
     "Verdict": "diagnosis.verdict",
@@ -41,6 +43,7 @@ _HOMES = {
     "escape": "diagnosis.escape",
     "load_problem": "problem.loading",
     "problems": "problem.builtin.registry",
+    "sharpness": "curvature.sharpness",
     "spectrum": "curvature.spectrum",
     "trace": "curvature.trace",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "Problem",
+    "Sharpness",
     "Spectrum",
     "ThalwegError",
     "Verdict",
@@ -64,6 +68,7 @@ __all__ = [
     "escape",
     "load_problem",
     "problems",
+    "sharpness",
     "spectrum",
     "trace",
 ]

@@ -33,7 +33,7 @@ ALONE = {"kernels", "completion"}
 THIRD_PARTY = {
     "torch": {"rng", "records", "problem", "curvature", "optim", "landscape", "training", "diagnosis", "cli"},
     "numpy": {"estimates", "records", "problem", "curvature", "diagnosis"},
-    "scipy": {"estimates", "curvature", "problem"},
+    "scipy": {"estimates", "curvature", "problem", "diagnosis"},
     "sklearn": {"problem"},
     "safetensors": {"problem"},
     "rich": {"report", "cli"},

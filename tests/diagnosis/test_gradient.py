@@ -6,7 +6,8 @@ import torch
 
 from tests.models import symmetric
 from thalweg.curvature.operators import Dense
-from thalweg.diagnosis.gradient import Forecast, _sign_flip, _u_statistic, forecast
+from thalweg.diagnosis.agreement import agreement, sign_flip, u_statistic
+from thalweg.diagnosis.gradient import Forecast, forecast
 
 
 def batch_gradients(mean, deviation, batches, dimension, seed):
@@ -20,28 +21,45 @@ def test_the_squared_norm_is_unbiased_where_the_plain_one_is_inflated():
     for seed in range(400):
         g = batch_gradients(truth, 0.5, 16, 40, seed)
         plain.append(np.sum(g.mean(0) ** 2))
-        unbiased.append(_u_statistic(g @ g.T, np.ones(16)))
+        unbiased.append(u_statistic(g @ g.T, np.ones(16)))
     assert np.mean(plain) > truth**2 + 0.3
     assert np.mean(unbiased) == pytest.approx(truth**2, abs=4 * np.std(unbiased) / 20)
 
 
 def test_agreement_by_chance_is_called_significant_no_oftener_than_stated():
     p = [
-        _sign_flip(g @ g.T, np.ones(16), seed)
+        sign_flip(g @ g.T, np.ones(16), seed)
         for seed in range(300)
         for g in [batch_gradients(0.0, 1.0, 16, 30, seed)]
     ]
     assert np.mean(np.asarray(p) < 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
     assert np.mean(np.asarray(p) < 0.05) >= 0.02  # and the test is not dead
     strong = batch_gradients(3.0, 0.5, 16, 30, 0)
-    assert _sign_flip(strong @ strong.T, np.ones(16), 0) < 0.01
+    assert sign_flip(strong @ strong.T, np.ones(16), 0) < 0.01
 
 
 def test_batches_that_cancel_exactly_are_not_significant():
     g = np.random.default_rng(0).normal(size=(16, 30))
     g -= g.mean(0)
-    assert _sign_flip(g @ g.T, np.ones(16), 0) > 0.5
-    assert _u_statistic(g @ g.T, np.ones(16)) < 0
+    assert sign_flip(g @ g.T, np.ones(16), 0) > 0.5
+    assert u_statistic(g @ g.T, np.ones(16)) < 0
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_few_batches_give_wide_intervals_and_no_exception(k):
+    g = batch_gradients(1.0, 0.5, k, 30, 0)
+    low, high = agreement(g @ g.T, np.ones(k), seed=0).norm_interval
+    assert low <= 1.0 <= high
+
+
+def test_batches_that_are_all_alike_or_zero_have_no_width():
+    same = np.ones((8, 5))
+    low, high = agreement(same @ same.T, np.ones(8), seed=0).norm_interval
+    assert low == pytest.approx(np.sqrt(5))
+    assert high == pytest.approx(np.sqrt(5))
+    nothing = agreement(np.zeros((8, 8)), np.ones(8), seed=0)
+    assert nothing.norm_interval == (0.0, 0.0)
+    assert nothing.noise_ratio is None
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])

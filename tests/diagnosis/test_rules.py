@@ -28,12 +28,16 @@ def curvature(high=10.0, low=0.01, floor=1e-5, relative_gap=0.01, complete=False
     found = Extremes(
         *ends, floor, certificate, 60, estimate(30.0, 1.0), VECTOR.numpy(), VECTOR.numpy(), complete
     )
-    return CurvatureEvidence(*ends, floor, certificate, 60, "exact", "", estimate(30.0, 1.0), complete, found)
+    return CurvatureEvidence(
+        *ends, floor, certificate, 60, 2.0, "exact", "", estimate(30.0, 1.0), complete, found
+    )
 
 
 def gradient(norm=1e-6, significant=False, layers=(1.0, 0.8, 0.5)):
     signals = tuple(LayerSignal(str(i), s) for i, s in enumerate(layers))
-    return GradientEvidence(norm, 0.0, significant, 0.5, norm**2, None, signals, VECTOR)
+    return GradientEvidence(
+        norm, 0.0, significant, 0.5, norm**2, (0.9 * norm, 1.1 * norm), None, None, signals, VECTOR
+    )
 
 
 def forecast(norm=1e-6, lr=0.1, curvature=1.0):
@@ -66,8 +70,15 @@ def evidence(**changes):
         lines=(line(0.5, 0.1, 0.1, 0.5),),
         continuation=None,
         complete=True,
+        heldout_share=0.25,
     )
     return replace(base, **changes)
+
+
+def noise_only(norm, upper):
+    """A gradient on a part of the data whose batches do not agree."""
+    found = replace(gradient(norm), unbiased_square=0.0, interval=(0.0, upper))
+    return {"gradient": found, "forecast": forecast(norm), "complete": False}
 
 
 DOWN = line(-0.2, -0.1, -0.1, -0.2, stderr=0.001)
@@ -89,6 +100,8 @@ TABLE = {
         {**STEEP, "gradient": gradient(1.0), "complete": False},
         "undetermined",
     ),
+    "a gradient that is noise, and bounded well below what counts": (noise_only(0.1, 0.005), "minimum"),
+    "a gradient that is noise, but might be more": (noise_only(0.1, 0.1), "undetermined"),
     "steps that jump over the way down": (
         {
             **STEEP,
@@ -227,7 +240,12 @@ def test_a_loss_in_other_units_gets_the_same_verdict(case, factor):
         loss=scaled(e.loss),
         rounding=e.rounding * factor,
         scale=e.scale * factor,
-        gradient=replace(e.gradient, norm=e.gradient.norm * factor),
+        gradient=replace(
+            e.gradient,
+            norm=e.gradient.norm * factor,
+            unbiased_square=e.gradient.unbiased_square * factor**2,
+            interval=tuple(x * factor for x in e.gradient.interval),
+        ),
         forecast=Forecast(
             e.forecast.lr / factor,
             e.forecast.gradient_norm * factor,
@@ -263,9 +281,9 @@ def test_thresholds_can_be_moved_without_measuring_again():
 
 
 def test_undetermined_says_what_is_missing():
-    assert "larger budget" in judge(evidence(curvature=curvature(relative_gap=0.3))).summary
-    assert (
-        "held-out data would decide"
-        in judge(evidence(**TABLE["negative curvature that held-out data do not confirm"][0])).summary
-    )
+    open_ended = judge(evidence(curvature=curvature(relative_gap=0.3))).summary
+    assert "more would decide, about" in open_ended
+    assert "gradient-equivalents" in open_ended
+    unconfirmed = TABLE["negative curvature that held-out data do not confirm"][0]
+    assert "times as many held-out examples would decide" in judge(evidence(**unconfirmed)).summary
     assert "float64" in judge(evidence(curvature=curvature(floor=1.0))).summary

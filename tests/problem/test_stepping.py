@@ -10,7 +10,7 @@ from tests.models import classification, mlp
 from thalweg.diagnosis.continuation import continue_training, stream
 from thalweg.errors import InputError
 from thalweg.problem.problem import Problem
-from thalweg.problem.stepping import stepping_from_state
+from thalweg.problem.stepping import stepping_from_optimizer, stepping_from_state
 
 MAKERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -117,3 +117,38 @@ def test_a_sum_reduction_steps_with_the_sum_as_the_user_does():
     stepping, theta = problem.stepping(), problem.measured().train.theta
     there, _ = continue_training(objective, theta, stepping, stream(objective, stepping, 0, "x"), steps=1)
     assert torch.allclose(there, theta - 1e-3 * 16 * objective.gradient(theta), atol=1e-14)
+
+
+class Tweaked(torch.optim.SGD):
+    """A class of the user's own with a step of its own."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_settings_and_state_of_each_tensor_are_there_in_the_order_of_theta():
+    model, optimizer, _, data = warmed("adam")
+    head = torch.optim.Adam([{"params": model[2].parameters(), "lr": 0.5}])
+    whole = Problem(model, nn.CrossEntropyLoss(), data, optimizer=optimizer).stepping()
+    part = Problem(model, nn.CrossEntropyLoss(), data, optimizer=head).stepping()
+    for tensor, p in zip(whole.tensors, model.parameters(), strict=True):
+        assert tensor.size == p.numel()
+        assert torch.equal(tensor.state["exp_avg_sq"], optimizer.state[p]["exp_avg_sq"])
+        assert tensor.settings["lr"] == 1e-2
+    assert [bool(tensor.settings) for tensor in part.tensors] == [False, False, True, True]
+    assert [tensor.size for tensor in part.tensors] == [32, 8, 24, 3]
+    assert part.tensors[2].settings["lr"] == 0.5
+    assert part.tensors[2].state == {}
+
+
+def test_the_rule_is_the_step_that_is_taken_whatever_the_class_is_called():
+    parameters = list(mlp().parameters())
+
+    def rule(optimizer):
+        return stepping_from_optimizer(optimizer, parameters, None).rule
+
+    assert rule(torch.optim.AdamW(parameters)) == "Adam"
+    assert rule(torch.optim.RMSprop(parameters)) == "RMSprop"
+    assert rule(torch.optim.Adagrad(parameters)) == "Adagrad"
+    assert rule(type("Mine", (torch.optim.SGD,), {})(parameters, lr=0.1)) == "SGD"
+    assert rule(Tweaked(parameters, lr=0.1)) is None

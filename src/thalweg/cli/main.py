@@ -20,6 +20,7 @@ _VERBS = {
     "diagnose": "Say where a training stands: minimum, saddle, plateau, descending, bouncing …",
     "escape": "Leave a saddle, if held-out data confirm the way out; new weights go to a new file.",
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
+    "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }

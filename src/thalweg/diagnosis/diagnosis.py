@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from thalweg.diagnosis.evidence import Evidence, gather
+from thalweg.diagnosis.evidence import Evidence
+from thalweg.diagnosis.gathering import gather
 from thalweg.diagnosis.moves import STEPS, Move, try_moves
 from thalweg.diagnosis.purse import FULL, LEAST, Purse
 from thalweg.diagnosis.rules import judge

@@ -13,7 +13,7 @@ from thalweg.curvature.hessian import choose_hessian
 from thalweg.curvature.spectrum import Extreme, describe_certificate, find_extremes
 from thalweg.diagnosis.diagnosis import Diagnosis
 from thalweg.diagnosis.escape_record import FUNCTION, HELD_BACK, HELD_OUT, Escape
-from thalweg.diagnosis.evidence import measure_rounding
+from thalweg.diagnosis.gathering import measure_rounding
 from thalweg.diagnosis.line import finite
 from thalweg.diagnosis.way_search import Search, search_ways
 from thalweg.errors import InputError
@@ -107,7 +107,7 @@ def _escape(
     told = Metered(progress, lambda: measured.ledger.gradient_equivalents, PLANNED)
     told.phase("looking for a way out")
     require_finite(here := finding.value(theta), "the training loss")
-    rounding = measure_rounding(finding, theta, here, seed, repeats=3)
+    rounding = measure_rounding(finding, theta, here, seed=seed, repeats=3)
     least = 4 * rounding
     known = diagnosis if samples.whole else None
     search = search_ways(finding, theta, known, least, seed, told)

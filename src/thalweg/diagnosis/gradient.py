@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.curvature.lanczos import Floats, tridiagonalise
+from thalweg.curvature.lanczos import tridiagonalise
 from thalweg.curvature.operators import Operator
+from thalweg.diagnosis.agreement import agreement
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.objective import Objective
 from thalweg.rng import generator, signs
@@ -21,8 +21,6 @@ __all__ = ["Forecast", "GradientEvidence", "LayerSignal", "forecast", "measure_g
 # Batch gradients are kept whole up to this many bytes, as signed sums of SKETCH coordinates beyond.
 KEEP_BYTES = 1 << 30
 SKETCH = 1 << 16
-FLIPS = 2000
-ALL_FLIPS = 11
 SIGNIFICANCE = 0.01
 
 
@@ -49,8 +47,10 @@ class GradientEvidence:
             whether the norm is above rounding.
         p_value: of that test.
         unbiased_square: estimate of the population's ‖G‖² free of the noise's share; may be negative.
+        interval: 95 % interval of the population's ‖G‖; without upper end where one batch cannot tell.
         noise_scale: tr Σ/‖G‖² in examples, the batch size at which noise and signal balance
             ([mccandlish2018], eq. (2.9)); None where no signal is seen.
+        noise_scale_interval: 95 %, None where the signal may be nothing.
         layers: the learning signal layer by layer, from input to output.
         vector: g (n,).
     """
@@ -60,7 +60,9 @@ class GradientEvidence:
     significant: bool
     p_value: float
     unbiased_square: float
+    interval: tuple[float, float]
     noise_scale: float | None
+    noise_scale_interval: tuple[float, float] | None
     layers: tuple[LayerSignal, ...]
     vector: Tensor = field(repr=False, metadata={"json": False})
 
@@ -111,8 +113,8 @@ class Forecast:
 def measure_gradient(objective: Objective, theta: Tensor, *, seed: int) -> GradientEvidence:
     """Measure the gradient of each statistical batch once.
 
-    The population's ‖G‖² is the U-statistic Σ_{i≠j} c_i c_j g_i·g_j / Σ_{i≠j} c_i c_j, which the noise does
-    not inflate; that the batches agree on a direction is tested by flipping their signs at random.
+    What the batches say together (‖G‖² without the noise's share, its interval, the noise scale, whether
+    they agree on a direction) is in `thalweg.diagnosis.agreement`.
 
     Cost: 1 gradient-equivalent.
     """
@@ -128,35 +130,44 @@ def measure_gradient(objective: Objective, theta: Tensor, *, seed: int) -> Gradi
         rows.append(reduce(gradient))
         for name, parts in layers.items():
             squares[name] += sum(float(gradient[part].double().square().sum()) for part in parts)
-    c = np.asarray(counts)
-    vector = (total / c.sum()).to(theta)
-    norm = float(vector.double().norm())
+    vector = (total / sum(counts)).to(theta)
     signal = tuple(
-        LayerSignal(name, math.sqrt(squares[name] / len(c)) / _weight_norm(theta, parts))
+        LayerSignal(name, math.sqrt(squares[name] / len(counts)) / _weight_norm(theta, parts))
         for name, parts in layers.items()
     )
-    if len(c) < 2:
-        # One batch cannot tell noise from signal; a plain function has no noise but rounding.
-        exact = objective.examples == 1 and norm > 0
-        sharp = exact and norm * max(float(theta.double().norm()), 1e-30) > 8 * objective.roundoff * abs(
-            objective.value(theta)
-        )
-        return GradientEvidence(norm, 0.0, sharp, 0.0 if sharp else 1.0, norm**2, None, signal, vector)
+    if len(counts) < 2:
+        return _unsampled(objective, theta, vector, signal)
     gram = torch.stack(rows).double()
-    gram_matrix = (gram @ gram.T).cpu().numpy()
-    square = _u_statistic(gram_matrix, c)
-    p_value = _sign_flip(gram_matrix, c, seed)
-    noise = max(_noise_trace(gram_matrix, c), 0.0)
-    spread = noise * objective.examples / len(c)
+    together = agreement((gram @ gram.T).cpu().numpy(), np.asarray(counts), seed=seed)
+    significant = together.p_value < SIGNIFICANCE
+    size = objective.examples / len(counts)
+    ratio = together.noise_ratio if significant else None
+    bounds = together.ratio_interval if significant else None
     return GradientEvidence(
-        norm=norm,
-        stderr=math.sqrt(noise / len(c)),
-        significant=p_value < SIGNIFICANCE,
-        p_value=p_value,
-        unbiased_square=square,
-        noise_scale=spread / square if square > 0 and p_value < SIGNIFICANCE else None,
+        norm=float(vector.double().norm()),
+        stderr=math.sqrt(together.noise / len(counts)),
+        significant=significant,
+        p_value=together.p_value,
+        unbiased_square=together.square,
+        interval=together.norm_interval,
+        noise_scale=None if ratio is None else size * ratio,
+        noise_scale_interval=None if bounds is None else (size * bounds[0], size * bounds[1]),
         layers=signal,
         vector=vector,
+    )
+
+
+def _unsampled(
+    objective: Objective, theta: Tensor, vector: Tensor, signal: tuple[LayerSignal, ...]
+) -> GradientEvidence:
+    """One batch cannot tell noise from signal; a plain function has no noise but rounding."""
+    norm = float(vector.double().norm())
+    exact = objective.examples == 1
+    rounding = 8 * objective.roundoff * abs(objective.value(theta)) if exact and norm > 0 else math.inf
+    sharp = norm * max(float(theta.double().norm()), 1e-30) > rounding
+    interval = (norm, norm) if exact else (0.0, math.inf)
+    return GradientEvidence(
+        norm, 0.0, sharp, 0.0 if sharp else 1.0, norm**2, interval, None, None, signal, vector
     )
 
 
@@ -211,36 +222,3 @@ def _reducer(objective: Objective, theta: Tensor, seed: int):  # type: ignore[no
         return mixed.view(-1, SKETCH).sum(0)
 
     return sketch
-
-
-def _u_statistic(gram: Floats, c: Floats) -> float:
-    """Return the U-statistic for ‖G‖²."""
-    weighted = gram * np.outer(c, c)
-    return float((weighted.sum() - np.trace(weighted)) / (c.sum() ** 2 - (c**2).sum()))
-
-
-def _sign_flip(gram: Floats, c: Floats, seed: int) -> float:
-    """Return P(as large an agreement between batches by chance), by random signs for each batch.
-
-    Up to eleven batches all signs are tried, so the value is exact, and never below 2/2ᵏ.
-    """
-    weighted = gram * np.outer(c, c)
-    np.fill_diagonal(weighted, 0.0)
-    k = len(c)
-    if k <= ALL_FLIPS:
-        flips = np.asarray(list(itertools.product((1.0, -1.0), repeat=k)))
-    else:
-        rng = np.random.default_rng(generator(seed, "flips").initial_seed() % 2**63)
-        flips = np.concatenate([np.ones((1, k)), rng.choice((-1.0, 1.0), size=(FLIPS, k))])
-    chance = np.einsum("si,si->s", flips @ weighted, flips)
-    # The first row is what was observed; its equals by sign differ from it in rounding only.
-    margin = 1e-9 * float(np.abs(weighted).sum())
-    return float(np.mean(chance >= chance[0] - margin))
-
-
-def _noise_trace(gram: Floats, c: Floats) -> float:
-    """Return tr Σ of the batch gradients."""
-    share = c / c.sum()
-    mean_square = float(share @ gram @ share)
-    k = len(c)
-    return float(k / (k - 1) * (share @ np.diag(gram) - mean_square))

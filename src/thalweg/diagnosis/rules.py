@@ -11,8 +11,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from thalweg.curvature.certificate import steps_for
 from thalweg.diagnosis.evidence import Evidence
+from thalweg.diagnosis.purse import FULL
 from thalweg.diagnosis.verdict import Verdict
+from thalweg.estimates import Estimate
+from thalweg.problem.cost import HVP_REBUILT
 from thalweg.report.document import significant
 
 __all__ = ["Judgement", "Thresholds", "judge"]
@@ -30,6 +34,8 @@ class Thresholds:
     open_gap: float = 0.05  # the share of the spread that a certificate may leave open
     slow_gain: float = 0.1  # of the scale of the loss: what a plateau could still buy
     slow_steps: float = 1e9  # and within how many steps
+    endless_steps: float = 1e15  # the same, where the gradient is no accident
+    unstable: float = 1.5  # times the curvature that the steps can take; nets train on a little beyond 1
     higher_order: float = 1e-2  # of the change seen: curvature that explains less is not what acts
 
 
@@ -47,6 +53,8 @@ class Judgement:
     summary: str
     reasons: tuple[str, ...]
 
+
+MOST_FACTOR = 1e4  # times as many examples: beyond it more data is no advice
 
 Rule = Callable[[Evidence, Thresholds], tuple[Verdict, str] | None]
 
@@ -66,12 +74,24 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
 
 def gradient_matters(e: Evidence, t: Thresholds) -> bool:
     """Whether ordinary steps still buy something, on data that can tell."""
-    return e.forecast.decrease(t.steps) > e.practical and (e.gradient.significant or e.complete)
+    return e.bought(t.steps)[0] > e.practical and (e.gradient.significant or e.complete)
+
+
+def gradient_is_silent(e: Evidence, t: Thresholds) -> bool:
+    """Whether ordinary steps buy nothing that counts, as far as the interval of the gradient reaches."""
+    return e.bought(t.steps)[1] <= e.practical
 
 
 def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    c = e.continuation
-    if c is None or not gradient_matters(e, t):
+    if not gradient_matters(e, t):
+        return None
+    c, s = e.continuation, e.stability
+    if c is None and s is not None and s.least_ratio > t.unstable:
+        return Verdict.BOUNCING, (
+            f"there is a way down, but the steps are {significant(s.least_ratio)} times too long for the "
+            "steepest direction, so that they grow along it"
+        )
+    if c is None:
         return None
     stuck = c.as_configured.upper(t.confidence) >= 0
     shorter_helps = c.tenth.upper(t.confidence) < -e.practical / 10 and c.advantage.upper(t.confidence) < 0
@@ -86,7 +106,11 @@ def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 def _descending(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if not gradient_matters(e, t):
         return None
-    tail = ""
+    tail, unjudged = "", e.optimizer is not None and e.continuation is None
+    if unjudged:
+        return Verdict.DESCENDING, (
+            "the gradient leads down; whether the steps as configured take that way was not measured"
+        )
     if lost := lost_layers(e, t):
         tail = f"; but {_named(lost)} no signal, so only the rest of the model learns"
     elif not e.gradient.significant:
@@ -106,7 +130,7 @@ def _drowned_in_noise(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 
 def _degenerate(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     line = e.line("lowest curvature")
-    if line is None or e.forecast.decrease(t.steps) > e.practical:
+    if line is None or not gradient_is_silent(e, t):
         return None
     seen = [(s, rest) for s, rest in line.beyond_first_order() if abs(rest) > 4 * e.rounding]
     scale = e.curvature.extremes.scale
@@ -140,18 +164,21 @@ def _saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 
 
 def _unclear_gradient(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    if e.forecast.decrease(t.steps) <= e.practical:
+    if gradient_is_silent(e, t):
         return None
+    # The noise of ‖G‖² falls with the number of examples, and so does what it may hide.
+    factor = max(e.bought(t.steps)[1] / e.practical, 2.0)
     return Verdict.UNDETERMINED, (
-        "the gradient of this sample would buy something, but the batches do not agree on it, so it cannot "
-        "be told from sampling noise; measure on more examples"
+        "steps along the gradient might buy something, but the batches do not agree on it, so it cannot be "
+        f"told from sampling noise; {_more(factor, 'training examples', FULL)}"
     )
 
 
 def _plateau(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if lost := lost_layers(e, t):
         return Verdict.PLATEAU, f"the loss is flat here because {_named(lost)} no signal any more"
-    steps = e.forecast.steps_until(t.slow_gain * e.scale, most=t.slow_steps)
+    most = t.endless_steps if e.gradient.significant else t.slow_steps
+    steps = e.forecast.steps_until(t.slow_gain * e.scale, most=most)
     if steps is None or e.gradient.norm == 0:
         return None
     return Verdict.PLATEAU, (
@@ -207,9 +234,19 @@ def _higher_order(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
 def _maximum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     c = e.curvature
     closed = c.certificate.relative_gap <= t.open_gap
-    if not (closed and c.lambda_max.value + c.floor < 0):
+    if not (closed and c.lambda_max.value + c.floor < 0) or not _falls_both_ways(e):
         return None
     return Verdict.MAXIMUM, "every direction that was found goes down"
+
+
+def _falls_both_ways(e: Evidence) -> bool:
+    """Whether the smallest steps that show at all go down in both directions: on a slope one goes up."""
+    line = e.line("lowest curvature")
+    if line is None:
+        return False
+    changes = {step: change.value for step, change in zip(line.steps, line.train, strict=True)}
+    seen = [s for s in changes if s > 0 and max(abs(changes[s]), abs(changes[-s])) > 4 * e.rounding]
+    return bool(seen) and max(changes[min(seen)], changes[-min(seen)]) < 4 * e.rounding
 
 
 def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
@@ -245,33 +282,56 @@ def lost_layers(e: Evidence, t: Thresholds) -> list[str]:
 
 
 def _what_is_missing(e: Evidence, t: Thresholds) -> str:
-    c = e.curvature
-    if c.lambda_min.value < -c.floor and falls_beyond_first_order(e, t):
-        if e.heldout_curvature.upper(t.confidence) >= 0:
-            return (
-                f"negative curvature ({significant(c.lambda_min.value)}) was found on the training sample, "
-                f"but {e.heldout_source} do not confirm it; more held-out data would decide"
-            )
+    """Say what would decide, and what that costs."""
+    c, line = e.curvature, e.line("lowest curvature")
+    depth = significant(c.lambda_min.value)
+    falls = falls_beyond_first_order(e, t)
+    if c.lambda_min.value < -c.floor and falls and e.heldout_curvature.upper(t.confidence) >= 0:
         return (
-            f"there is negative curvature ({significant(c.lambda_min.value)}), but the step that lowers the "
-            f"training loss does not lower that of {e.heldout_source}; more of them would decide"
+            f"negative curvature ({depth}) was found on the training sample, but {e.heldout_source} do not "
+            f"confirm it; {_more_heldout(e, e.heldout_curvature, c.lambda_min.value, t)}"
         )
-    if falls_beyond_first_order(e, t):
+    if falls and line is not None:
+        along = (
+            f"there is negative curvature ({depth}), but the step that"
+            if c.lambda_min.value < -c.floor
+            else ("along a direction without curvature the training loss falls, but the step that")
+        )
         return (
-            "the training loss falls along a direction without curvature, but that of the "
-            f"{e.heldout_source} does not; more of them would decide"
+            f"{along} lowers the training loss does not lower that of {e.heldout_source}; "
+            f"{_more_heldout(e, line.heldout, line.best.value, t)}"
         )
     if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
-        return (
-            f"there is negative curvature ({significant(c.lambda_min.value)}), but no step along it lowers "
-            "the loss"
-        )
+        return f"there is negative curvature ({depth}), but no step along it lowers the loss"
     if c.certificate.relative_gap > t.open_gap:
+        size = c.extremes.lambda_min.vector.numel()
+        more = max(steps_for(t.open_gap, size) - (c.num_hvps - 2), 1)
         return (
-            f"nothing negative was found, but {c.num_hvps} products leave "
-            f"{c.certificate.relative_gap:.0%} of the spectrum open; allow a larger budget"
+            f"nothing negative was found, but {c.num_hvps} products leave {c.certificate.relative_gap:.0%} "
+            f"of the spectrum open; {more} more would decide, about {significant(more * c.product_cost)} "
+            "gradient-equivalents"
         )
     return "the function is constant around this point, as far as its precision tells"
+
+
+def _more_heldout(e: Evidence, seen: Estimate, expected: float, t: Thresholds) -> str:
+    """How much more held-out data would decide, if what the training sample shows is true of them too."""
+    wanted = abs(seen.value) if seen.value < 0 else abs(expected)
+    error = seen.upper(t.confidence) - seen.value
+    if wanted == 0 or not math.isfinite(error):
+        return f"more of {e.heldout_source} would decide"
+    factor = max((error / wanted) ** 2, 2.0)
+    return _more(factor, "held-out examples", HVP_REBUILT * (e.heldout_share or 1.0))
+
+
+def _more(factor: float, what: str, cost: float) -> str:
+    """Say what ``factor`` times as many examples would cost, ``cost`` being that of the present ones."""
+    if factor > MOST_FACTOR:
+        return f"no affordable number of {what} would decide"
+    return (
+        f"about {significant(factor)} times as many {what} would decide, at about "
+        f"{significant(factor * cost)} gradient-equivalents"
+    )
 
 
 RULES: tuple[Rule, ...] = (

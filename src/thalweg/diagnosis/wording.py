@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from thalweg.curvature.spectrum import describe_certificate
 from thalweg.diagnosis.evidence import Evidence
+from thalweg.diagnosis.facts import facts
 from thalweg.diagnosis.moves import Move
 from thalweg.diagnosis.verdict import Verdict
-from thalweg.estimates import Estimate
 from thalweg.records import Cost
 from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, signed, significant
 
@@ -30,7 +29,10 @@ ADVICE = {
 
 
 def advise(verdict: Verdict, evidence: Evidence, moves: tuple[Move, ...]) -> str:
-    """Say what to do, by what the moves showed."""
+    """Say what to do: remove what blocks training whatever the landscape, else by what the moves showed."""
+    blocking = [cause.advice for cause in evidence.causes if cause.blocks_training]
+    if blocking and verdict is not Verdict.MINIMUM:
+        return f"{blocking[0]}."
     if verdict is not Verdict.DESCENDING:
         return ADVICE[verdict]
     tried = {move.name: move for move in moves if move.measured is not None}
@@ -79,10 +81,11 @@ def describe(
     if examples > 1:
         title += f" · {examples:,} training" + (f" and {heldout:,} held-out" if heldout else "") + " examples"
     tone = _TONES.get(verdict, "bad")
-    blocks: list[Block] = [
+    blocks: list[Block] = [Note(f"Before the landscape: {c.sentence}.") for c in evidence.causes]
+    blocks += [
         Headline(verdict.value, summary, tone),  # type: ignore[arg-type]
         Note(f"What to do: {advise(verdict, evidence, moves)}"),
-        Facts(tuple(_facts(evidence, examples))),
+        Facts(facts(evidence, examples)),
     ]
     if moves:
         blocks.append(_moves_table(moves, move_steps, bool(heldout)))
@@ -95,91 +98,6 @@ def describe(
         )
     )
     return Document(title, tuple(blocks))
-
-
-def _facts(e: Evidence, examples: int) -> list[tuple[str, str]]:
-    rows = [("loss", _loss(e)), ("gradient", _gradient(e, examples)), ("curvature", _curvature(e))]
-    if examples > 1:
-        rows.append(("held out", _confirmation(e)))
-    if len(e.gradient.layers) > 1:
-        rows.append(("signal", _signal(e)))
-    if e.continuation is not None:
-        c = e.continuation
-        rows.append(
-            (
-                f"next {c.steps} steps",
-                f"change the training loss by {_change(c.as_configured)}, "
-                f"with a tenth of the learning rate by {_change(c.tenth)}",
-            )
-        )
-    if e.gap is not None and e.heldout_loss is not None:
-        rows.append(
-            (
-                "generalisation",
-                f"training {significant(e.loss.value, 3)}, held-out {significant(e.heldout_loss.value, 3)}, "
-                f"gap {significant(e.gap.value)} ± {significant(e.gap.stderr)}",
-            )
-        )
-    return rows
-
-
-def _loss(e: Evidence) -> str:
-    text = significant(e.loss.value, 4)
-    if e.loss.stderr > 0:
-        text += f" ± {significant(e.loss.stderr)} over the examples"
-    return text + f", computed to ± {significant(e.rounding, 1)}"
-
-
-def _gradient(e: Evidence, examples: int) -> str:
-    g = e.gradient
-    text = f"‖g‖ {significant(g.norm)}"
-    if g.stderr > 0:
-        text += f", sampling noise ± {significant(g.stderr)}"
-    bought = e.forecast.decrease(100)
-    buys = "more than the loss itself" if bought > e.scale else significant(bought)
-    text += f"; a hundred well-chosen steps would buy {buys}; from {significant(e.practical, 1)} on it counts"
-    if examples > 1:
-        text += "; " + (
-            f"noise scale {significant(g.noise_scale)} examples"
-            if g.noise_scale is not None
-            else "the batches do not agree on a direction"
-        )
-    return text
-
-
-def _curvature(e: Evidence) -> str:
-    c = e.curvature
-    return (
-        f"λmax {significant(c.lambda_max.value, 3)} ± {significant(c.lambda_max.bound, 1)}, "
-        f"λmin {significant(c.lambda_min.value, 3)} ± {significant(c.lambda_min.bound, 1)}; "
-        f"{describe_certificate(c.extremes)}"
-    )
-
-
-def _confirmation(e: Evidence) -> str:
-    low, high = e.heldout_curvature.interval(0.95)
-    line = e.line("lowest curvature")
-    text = (
-        f"in λmin's direction the {e.heldout_source} curve by {significant(e.heldout_curvature.value)} "
-        f"(95 %: {significant(low)} … {significant(high)})"
-    )
-    if line is not None:
-        text += f"; the best step there changes their loss by {_change(line.heldout)}"
-    return text
-
-
-def _signal(e: Evidence) -> str:
-    layers = e.gradient.layers
-    strongest = max(layer.signal for layer in layers)
-    weakest = min(layers, key=lambda layer: layer.signal)
-    if strongest == 0:
-        return "no layer receives any"
-    if weakest.signal == 0:
-        return f"no gradient reaches layer {weakest.name}"
-    return (
-        f"the gradient, relative to the weights, is {strongest / weakest.signal:,.0f} times weaker in layer "
-        f"{weakest.name} than in the strongest"
-    )
 
 
 def _moves_table(moves: tuple[Move, ...], steps: int, heldout: bool) -> Table:
@@ -198,12 +116,6 @@ def _measured(move: Move) -> str:
         return "diverges"
     text = signed(move.measured)
     return text if move.stderr is None else f"{text} ± {significant(move.stderr, 1)}"
-
-
-def _change(change: Estimate) -> str:
-    if change.value > 1e20:
-        return "diverges"
-    return signed(change.value) + (f" ± {significant(change.stderr, 1)}" if change.stderr > 0 else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,7 +15,7 @@ from thalweg.errors import InputError
 from thalweg.problem.intact import random_state_kept
 from thalweg.rng import generator
 
-__all__ = ["Batch", "Sample", "draw_sample", "num_examples"]
+__all__ = ["Batch", "Sample", "draw_sample", "num_examples", "tensors_of"]
 
 Data = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Iterable[Any]
 
@@ -140,7 +140,7 @@ def num_examples(data: Any, role: str = "training") -> int:
     Raises:
         InputError: when the batch holds no tensor with a first dimension.
     """
-    for tensor in _tensors(data):
+    for tensor in tensors_of(data):
         if tensor.dim() > 0:
             return int(tensor.shape[0])
     raise InputError(
@@ -237,15 +237,16 @@ def _empty(role: str) -> InputError:
     )
 
 
-def _tensors(data: Any) -> Iterable[Tensor]:
+def tensors_of(data: Any) -> Iterable[Tensor]:
+    """Yield the tensors in a nesting of tuples, lists and dicts."""
     if isinstance(data, Tensor):
         yield data
     elif isinstance(data, Mapping):
         for part in data.values():
-            yield from _tensors(part)
+            yield from tensors_of(part)
     elif isinstance(data, tuple | list):
         for part in data:
-            yield from _tensors(part)
+            yield from tensors_of(part)
 
 
 def _map(data: Any, function: Any) -> Any:

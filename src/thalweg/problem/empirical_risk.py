@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ class EmpiricalRisk:
         self.ledger = ledger if ledger is not None else Ledger(sample.examples)
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
+        self.summed = False  # whether training minimises the sum over a batch instead of its mean
         self.chunks = self.sample.chunked(self._look())
         self.groups = self.sample.grouped(max(num_groups, len(self.chunks)))
 
@@ -164,6 +166,30 @@ class EmpiricalRisk:
             weights.append(graph.weight)
         return values, weights
 
+    def observe(
+        self,
+        theta: Tensor,
+        batches: Sequence[Batch],
+        before: Callable[[str, nn.Module], None],
+        after: Callable[[str, nn.Module, Any], None],
+    ) -> None:
+        """Run the loss over ``batches`` and tell of each call of a module: its name, then what it returns.
+
+        The hooks are taken off again, also on an exception. Cost: 1/3 gradient-equivalent over the sample.
+        """
+        with intact(self._model), torch.no_grad(), ExitStack() as hooks:
+            for name, module in self._model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
+                entering = module.register_forward_pre_hook(lambda m, _, name=name: before(name, m))
+                hooks.callback(entering.remove)
+                leaving = module.register_forward_hook(lambda m, _, out, name=name: after(name, m, out))
+                hooks.callback(leaving.remove)
+            tensors = self.space.unflatten(theta)
+            for batch in batches:
+                self._run(tensors, batch)
+                self.ledger.spend(FORWARD, batch.examples)
+
     def _look(self) -> int:
         """Differentiate a small batch: what is unused, what escapes substitution, how many examples fit.
 
@@ -180,6 +206,7 @@ class EmpiricalRisk:
             terms, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
             direct = torch.autograd.grad(terms.mean, originals, allow_unused=True)
         self.ledger.spend(2 * GRADIENT, batch.examples)
+        self.summed = terms.summed
         if any(gradient is not None for gradient in direct):
             raise ModelError(
                 "the loss uses parameters that it does not take from the model it is given",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import num_examples
 
-__all__ = ["BatchLoss", "Terms", "batch_loss"]
+__all__ = ["BatchLoss", "Terms", "batch_loss", "split_batch", "tensor_of"]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _ELEMENTWISE = (
@@ -103,8 +103,8 @@ class _Criterion:
     criterion: Callable[[Any, Any], Tensor]
 
     def __call__(self, model: nn.Module, data: Any) -> Terms:
-        inputs, keywords, targets = _split(data)
-        outputs = _tensor_of(model(*inputs, **keywords))
+        inputs, keywords, targets = split_batch(data)
+        outputs = tensor_of(model(*inputs, **keywords))
         if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
             outputs, targets = self._tokens_as_rows(outputs, targets, isinstance(data, Mapping))
         value = self.criterion(outputs, targets)
@@ -143,8 +143,12 @@ class _Criterion:
         return float(examples)
 
 
-def _split(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Split a batch into the model's positional and keyword inputs and the targets."""
+def split_batch(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Split a batch into the model's positional and keyword inputs and the targets.
+
+    Raises:
+        InputError: when it has no such form.
+    """
     if isinstance(data, Mapping):
         for key in _TARGET_KEYS:
             if key in data:
@@ -167,7 +171,7 @@ def _split(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     )
 
 
-def _tensor_of(outputs: Any) -> Any:
+def tensor_of(outputs: Any) -> Any:
     """Unwrap the outputs that model libraries return: an object or dict with logits, or a tuple."""
     if isinstance(outputs, Tensor):
         return outputs

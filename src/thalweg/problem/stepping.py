@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import InputError
 
-__all__ = ["Stepper", "Stepping", "stepping_from_optimizer", "stepping_from_state"]
+__all__ = ["Stepper", "Stepping", "TensorStepping", "stepping_from_optimizer", "stepping_from_state"]
 
 _KINDS: tuple[tuple[frozenset[str], Callable[..., torch.optim.Optimizer]], ...] = (
     (frozenset({"betas", "amsgrad"}), torch.optim.Adam),
@@ -22,6 +22,21 @@ _KINDS: tuple[tuple[frozenset[str], Callable[..., torch.optim.Optimizer]], ...] 
     (frozenset({"alpha", "centered"}), torch.optim.RMSprop),
     (frozenset({"lr_decay", "initial_accumulator_value"}), torch.optim.Adagrad),
 )
+
+
+@dataclass(frozen=True)
+class TensorStepping:
+    """How the optimiser steps one tensor.
+
+    Attributes:
+        size: its number of elements.
+        settings: of its group (lr, weight_decay, …); empty where the optimiser does not know the tensor.
+        state: what the optimiser keeps for it (moments, step count); empty before the first step.
+    """
+
+    size: int
+    settings: Mapping[str, Any]
+    state: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,26 @@ class Stepping:
     batch_size: int | None
     _optimizer: torch.optim.Optimizer
     _leaves: tuple[nn.Parameter | None, ...]  # in the order of the parameter space; None: not optimised
+    _sizes: tuple[int, ...]
+
+    @property
+    def rule(self) -> str | None:
+        """The step of torch's that it takes ("SGD", "Adam", …), whatever its class; None for any other."""
+        step = type(self._optimizer).step
+        module, _, name = str(getattr(step, "__module__", "")).rpartition(".")
+        rule = str(getattr(step, "__qualname__", "")).removesuffix(".step")
+        return rule if module == "torch.optim" and name == rule.lower() else None
+
+    @property
+    def tensors(self) -> tuple[TensorStepping, ...]:
+        """Settings and state tensor by tensor, in the order of the parameter space."""
+        groups = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        return tuple(
+            TensorStepping(size, {}, {})
+            if leaf is None
+            else TensorStepping(size, groups[id(leaf)], self._optimizer.state.get(leaf, {}))
+            for leaf, size in zip(self._leaves, self._sizes, strict=True)
+        )
 
     @property
     def is_gradient_descent(self) -> bool:
@@ -56,6 +91,19 @@ class Stepping:
     def num_missing(self) -> int:
         """How many parameter tensors the optimiser does not know."""
         return sum(leaf is None for leaf in self._leaves)
+
+    @property
+    def lrs(self) -> tuple[float | None, ...]:
+        """The learning rate of each tensor, in the order of theta; None where it is not optimised."""
+        of = {id(p): float(g["lr"]) for g in self._optimizer.param_groups for p in g["params"]}
+        return tuple(None if leaf is None else of.get(id(leaf)) for leaf in self._leaves)
+
+    @property
+    def initial_lr(self) -> float | None:
+        """The (largest) learning rate from which a scheduler started; None without one."""
+        return max(
+            (float(g["initial_lr"]) for g in self._optimizer.param_groups if "initial_lr" in g), default=None
+        )
 
     def start(self, tensors: Sequence[Tensor], *, lr_factor: float = 1.0) -> Stepper:
         """Begin stepping from ``tensors`` (in the order of the parameter space) with lr × ``lr_factor``."""
@@ -146,7 +194,7 @@ def stepping_from_optimizer(
                 cause=str(error),
                 hint="build the optimizer in problem() as it was in training, or leave it out there",
             ) from error
-    return _describe(own, leaves, batch_size)
+    return _describe(own, leaves, parameters, batch_size)
 
 
 def stepping_from_state(
@@ -170,7 +218,7 @@ def stepping_from_state(
         own.load_state_dict({"state": state.get("state", {}), "param_groups": groups})
     except (TypeError, ValueError, KeyError, RuntimeError):
         return None
-    return _describe(own, tuple(leaves), batch_size)
+    return _describe(own, tuple(leaves), parameters, batch_size)
 
 
 def _fits(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> bool:
@@ -185,7 +233,10 @@ def _fits(state: Mapping[str, Any], parameters: Sequence[Tensor]) -> bool:
 
 
 def _describe(
-    optimizer: torch.optim.Optimizer, leaves: tuple[nn.Parameter | None, ...], batch_size: int | None
+    optimizer: torch.optim.Optimizer,
+    leaves: tuple[nn.Parameter | None, ...],
+    parameters: Sequence[Tensor],
+    batch_size: int | None,
 ) -> Stepping:
     group = optimizer.param_groups[0]
     momentum = group.get("momentum") or (group.get("betas") or (0.0,))[0]
@@ -196,6 +247,7 @@ def _describe(
         batch_size=batch_size,
         _optimizer=optimizer,
         _leaves=leaves,
+        _sizes=tuple(p.numel() for p in parameters),
     )
 
 
