@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from thalweg.errors import CheckpointError
+from thalweg.problem import stand_ins
 from thalweg.problem.archive import records_of, verify
 from thalweg.problem.file_kind import HEAD, Refusal, quoted, recognise
 from thalweg.problem.pickled import require_data
@@ -19,6 +20,8 @@ from thalweg.problem.problem import Problem
 from thalweg.problem.safetensors_header import read_whole
 
 __all__ = ["Checkpoint", "apply_checkpoint", "read_checkpoint"]
+
+T = TypeVar("T")
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "weights", "module", "net")
 _OPTIMIZERS = ("optimizer_state_dict", "optimizer", "optimizer_states", "optim")
@@ -59,9 +62,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if recognise(file.read(HEAD), size) == "safetensors":
                 return Checkpoint(path, _built(safetensors.torch.load, read_whole(file, size)), None)
             content = _read_archive(file, size)
-            return Checkpoint(path, _find_weights(content), _find_optimizer(content))
+            return Checkpoint(path, _find_weights(content, Tensor), _find_optimizer(content))
     except Refusal as refusal:
         raise CheckpointError(f"{name} {refusal.problem}", hint=refusal.hint) from refusal
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {quoted(str(path), 200)!r}") from error
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise CheckpointError(f"{name} cannot be read", cause=quoted(str(error), 120)) from error
 
@@ -79,11 +84,17 @@ def apply_checkpoint(problem: Problem, checkpoint: Checkpoint) -> None:
     own = problem.model.state_dict()
     weights = _fit_names(checkpoint, own)
     for name, tensor in weights.items():
-        if name in own and tuple(own[name].shape) != tuple(tensor.shape):
+        if name in own and own[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{checkpoint.path.name!r} is of another model: {name} has another shape",
+                f"{quoted(checkpoint.path.name)!r} is of another model: {quoted(name)} has another shape",
                 expected=str(tuple(own[name].shape)),
                 got=str(tuple(tensor.shape)),
+            )
+        if name in own and own[name].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{quoted(checkpoint.path.name)!r} is of another model: {quoted(name)} has other numbers",
+                expected=str(own[name].dtype),
+                got=str(tensor.dtype),
             )
     problem.model.load_state_dict({**own, **weights}, strict=True)
     if checkpoint.optimizer is not None:
@@ -99,22 +110,21 @@ def _opened(path: Path) -> BinaryIO:
             )
         raise Refusal("is a folder and no checkpoint", "name the file in it")
     if not path.is_file():
-        raise Refusal("is no checkpoint: there is no such file")
+        raise FileNotFoundError(path)
     return path.open("rb")
 
 
-def _read_archive(file: BinaryIO, size: int) -> Mapping[str, Any]:
+def _read_archive(file: BinaryIO, size: int) -> Mapping[Any, Any]:
     records = records_of(file, size)
     pickled = records["data.pkl"]
     file.seek(pickled.offset)
-    require_data(file.read(pickled.size), {name: record.size for name, record in records.items()})
+    sizes = {name: record.size for name, record in records.items()}
+    _find_weights(require_data(file.read(pickled.size), sizes), stand_ins.Tensor)
     verify(file, records)
     file.seek(0)
-    content = _built(lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=False))
-    if not isinstance(content, Mapping):
-        raise Refusal(
-            f"holds no weights but a {type(content).__name__}", "save model.state_dict() in its place"
-        )
+    content: Mapping[Any, Any] = _built(
+        lambda: torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    )
     return content
 
 
@@ -126,10 +136,13 @@ def _built(load: Callable[..., Any], *arguments: Any) -> Any:
         raise Refusal(f"cannot be read ({type(error).__name__}: {quoted(str(error), 120)})") from error
 
 
-def _find_weights(content: Mapping[str, Any]) -> Mapping[str, Tensor]:
+def _find_weights(content: Any, kind: type[T]) -> Mapping[str, T]:
+    """Return the named tensors, which are of ``kind``: stand-ins before loading, then tensors."""
+    if not isinstance(content, Mapping):
+        raise Refusal(f"holds no weights but a {type(content).__name__}", "save model.state_dict()")
     candidates = [content, *(content[key] for key in _WEIGHTS if isinstance(content.get(key), Mapping))]
     for candidate in candidates:
-        tensors = {str(k): v for k, v in candidate.items() if isinstance(v, Tensor)}
+        tensors = {str(k): v for k, v in candidate.items() if isinstance(v, kind)}
         if tensors and len(tensors) == len(candidate):
             return tensors
     keys = quoted(", ".join(str(key)[:40] for key in list(content)[:8]), 100) or "no keys"
@@ -170,7 +183,7 @@ def _fit_names(checkpoint: Checkpoint, own: Mapping[str, Tensor]) -> dict[str, T
         if unknown:
             parts.append(f"{len(unknown)} are not the model's ({_list(unknown)})")
         raise CheckpointError(
-            f"{checkpoint.path.name!r} is of another model: " + " and ".join(parts),
+            f"{quoted(checkpoint.path.name)!r} is of another model: " + " and ".join(parts),
             hint="build the model in problem() exactly as it was trained",
         )
     return names

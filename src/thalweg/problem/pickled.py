@@ -1,8 +1,8 @@
 """What a pickle of torch.save would build, found by following it without building it.
 
 torch's own unpickler (``weights_only=True``) runs no code, but it believes what a file says about sizes, and
-the user's program can extend what it may build. Here the pickle is followed on stand-ins first: the operations
-that torch.save writes, names from a list of our own, every tensor inside the storage that the file holds for it.
+the user's program can extend what it may build. So the pickle is followed on stand-ins first: only operations
+that torch.save writes, names from a list of our own, tensors inside the storage that the file holds for them.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from thalweg.problem.stand_ins import (
 __all__ = ["MAX_BYTES", "MAX_OPERATIONS", "require_data"]
 
 MAX_BYTES = 1 << 26
-MAX_OPERATIONS = 1 << 20  # a tensor takes about 45; torch follows 0.7 million a second
+MAX_OPERATIONS = 3 << 18  # a tensor takes about 45; following all takes about a second
 
 
-def require_data(data: bytes, sizes: Mapping[str, int]) -> None:
+def require_data(data: bytes, sizes: Mapping[str, int]) -> Any:
     """Require that a pickle builds nothing but tensors, numbers, text and containers of them.
 
     Args:
         data: the pickle, which is not loaded.
         sizes: bytes of each record of the archive, by name.
+
+    Returns:
+        What it would build, with stand-ins in place of tensors and other objects.
 
     Raises:
         Refusal: for anything that could run code, would take memory or time out of proportion, or is damaged.
@@ -58,6 +61,7 @@ def require_data(data: bytes, sizes: Mapping[str, int]) -> None:
     require_small([*reading.stack, *reading.attributes])
     if any(reading.seen.hooks):
         raise Refusal("was refused: it puts hooks on tensors, and loading it could run code")
+    return reading.stack[0]
 
 
 class _Reading:
@@ -90,7 +94,10 @@ class _Reading:
                     advice(""),
                 )
             act(self)
-        raise Refusal(f"was refused: its pickle takes more than {MAX_OPERATIONS} operations")
+        raise Refusal(
+            f"was refused: its pickle takes more than {MAX_OPERATIONS} operations",
+            "save the weights as .safetensors",
+        )
 
     def take(self, count: int) -> bytes:
         taken = self.data[self.at : self.at + count]

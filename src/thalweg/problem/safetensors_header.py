@@ -10,7 +10,7 @@ from thalweg.problem.file_kind import Refusal, quoted
 
 __all__ = ["MAX_HEADER", "read_whole"]
 
-MAX_HEADER = 1 << 24  # the format allows 100 MB, which take seconds to parse; a tensor takes about 130 bytes
+MAX_HEADER = 1 << 23  # the format allows 100 MB, which take many seconds; a tensor takes about 130 bytes
 _BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),

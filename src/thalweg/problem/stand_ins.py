@@ -15,12 +15,14 @@ from thalweg.problem.file_kind import Refusal, quoted
 __all__ = [
     "CALLS",
     "DTYPES",
+    "MAX_CONTAINERS",
     "MAX_DEPTH",
     "MAX_VALUES",
     "STORAGES",
     "Global",
     "Seen",
     "Storage",
+    "Tensor",
     "advice",
     "natural",
     "require_key",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 MAX_DEPTH = 64
+MAX_CONTAINERS = 1 << 17  # an optimiser has one for every tensor
 MAX_VALUES = 1 << 20  # when everything that is named twice is written out twice
 _LARGEST_KEY = (
     1 << 61
@@ -79,22 +82,23 @@ class Storage:
         return STORAGES[self.kind]
 
 
-class Leaf:
+class Value:
     """A finished value that holds no other: a tensor, a device, a set of numbers."""
 
 
-class Tensor(Leaf):
+class Tensor(Value):
     """A tensor that lies inside its storage."""
 
 
 @dataclass(frozen=True)
-class Bytes(Leaf):
+class Bytes(Value):
     """A byte string."""
 
     length: int
 
 
-_LEAVES = (type(None), bool, int, float, str, torch.dtype, Storage, Leaf)
+_LEAVES = {type(None), bool, int, float, str, torch.dtype, Storage, Value, Tensor, Bytes}
+_CONTAINERS = {list, tuple, dict, OrderedDict}
 
 
 @dataclass
@@ -207,17 +211,17 @@ def _encode(seen: Seen, text: Any, encoding: Any) -> Bytes:
     return Bytes(len(text))
 
 
-def _bytearray(seen: Seen, content: Any = Bytes(0)) -> Leaf:
+def _bytearray(seen: Seen, content: Any = Bytes(0)) -> Value:
     if not isinstance(content, Bytes):  # a number would be a size to allocate
         raise TypeError
     seen.copies(content.length)
-    return Leaf()
+    return Value()
 
 
-def _copied(*types: type) -> Callable[..., Leaf]:
+def _copied(*types: type) -> Callable[..., Value]:
     """Make the stand-in for a constructor that copies one container of plain values."""
 
-    def call(seen: Seen, items: Any = ()) -> Leaf:
+    def call(seen: Seen, items: Any = ()) -> Value:
         if type(items) not in types:
             raise TypeError
         seen.copies(len(items))
@@ -225,18 +229,18 @@ def _copied(*types: type) -> Callable[..., Leaf]:
             require_key(item)
         if isinstance(items, dict) and any(type(value) not in {int, float} for value in items.values()):
             raise TypeError
-        return Leaf()
+        return Value()
 
     return call
 
 
-def _plain(*allowed: type) -> Callable[..., Leaf]:
+def _plain(*allowed: type) -> Callable[..., Value]:
     """Make the stand-in for a constructor with a few plain arguments."""
 
-    def call(seen: Seen, *arguments: Any) -> Leaf:
+    def call(seen: Seen, *arguments: Any) -> Value:
         if not 0 < len(arguments) <= 2 or any(type(argument) not in allowed for argument in arguments):
             raise TypeError
-        return Leaf()
+        return Value()
 
     return call
 
@@ -261,39 +265,40 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 
 def require_small(roots: list[Any]) -> None:
-    """Bound depth and written-out size, each container visited once; refuse one that holds itself."""
+    """Bound depth and written-out size, each container measured once; refuse one that holds itself.
+
+    Raises:
+        Refusal: for those, and for values that are neither numbers, texts, tensors nor containers of them.
+    """
     known: dict[int, tuple[int, int]] = {}  # depth and values of containers that are done
-    open_now: set[int] = set()
-    waiting = [(root, False) for root in roots]
+    begun: set[int] = set()
+    waiting: list[Any] = [roots]
     while waiting:
-        node, done = waiting.pop()
-        if not isinstance(node, (list, tuple, dict)):
-            if not isinstance(node, _LEAVES):
-                raise Refusal(f"was refused: it holds more than tensors ({_named(node)})", advice())
-            continue
-        if id(node) in known:
-            continue
-        items = list(node.values()) if isinstance(node, dict) else node
-        if not done:
-            if id(node) in open_now:
+        node = waiting[-1]
+        items = node.values() if isinstance(node, dict) else node
+        kinds = set(map(type, items))
+        for kind in kinds - _LEAVES - _CONTAINERS:
+            stranger = next(item for item in items if type(item) is kind)
+            name = quoted(stranger.name) if isinstance(stranger, Global) else kind.__name__
+            raise Refusal(f"was refused: it holds more than tensors ({name})", advice(name))
+        inner = [item for item in items if type(item) in _CONTAINERS] if kinds & _CONTAINERS else []
+        if pending := [item for item in inner if id(item) not in known]:
+            if id(node) in begun:
                 raise Refusal("was refused: a list or dict in it holds itself")
-            open_now.add(id(node))
-            waiting.append((node, True))
-            waiting.extend((item, False) for item in items)
-            continue
-        open_now.discard(id(node))
-        inner = [known.get(id(item), (0, 1)) for item in items]
-        depth = 1 + max((d for d, _ in inner), default=0)
-        values = 1 + sum(v for _, v in inner)
-        if depth > MAX_DEPTH:
+            begun.add(id(node))
+            waiting += pending
+            if len(begun) <= MAX_CONTAINERS:
+                continue
+        if len(begun) > MAX_CONTAINERS or len(known) > MAX_CONTAINERS:
+            raise Refusal(f"was refused: it has more than {MAX_CONTAINERS} lists, tuples and dicts")
+        depth = 1 + max((known[id(item)][0] for item in inner), default=0)
+        values = 1 + len(items) - len(inner) + sum(known[id(item)][1] for item in inner)
+        if depth > MAX_DEPTH + 1:  # the roots stand in a list
             raise Refusal(f"was refused: it is nested more than {MAX_DEPTH} deep")
         if values > MAX_VALUES:
             raise Refusal(f"was refused: written out it has more than {MAX_VALUES} values")
         known[id(node)] = depth, values
-
-
-def _named(value: Any) -> str:
-    return quoted(value.name) if isinstance(value, Global) else type(value).__name__
+        waiting.pop()
 
 
 def advice(name: str = "") -> str:
