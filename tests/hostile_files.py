@@ -145,6 +145,8 @@ def odd_files() -> dict[str, tuple[bytes, str]]:
         "names-disagree.pt": (good[:30] + b"X" + good[31:], "do not agree"),
         "no-header.pt": (good[:local] + b"XX" + good[local + 2 :], "do not agree"),
         "wrong-checksum.pt": (good[: central + 16] + b"\x01" + good[central + 17 :], "checksum"),
+        "marked-folder.pt": (good[: central + 38] + b"\x10" + good[central + 39 :], "marked as a folder"),
+        "folder.pt": (archive(WEIGHTS, more={"archive/data/": b""}), refused),
         "not-utf-8.pt": (good.replace(b"archive/version", b"archive/\xff\xfe\xfdsion"), "no text"),
         "sizes-missing.pt": (good[: central + 20] + b"\xff" * 8 + good[central + 28 :], "size is missing"),
         "larger.pt": (good[: central + 20] + b"\xff\xff\x00\x00" * 2 + good[central + 28 :], "overlap"),

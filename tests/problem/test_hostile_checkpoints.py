@@ -283,7 +283,7 @@ def test_a_file_cut_off_anywhere_is_refused(whole, tmp_path, step):
         refusal(cut)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [200, pytest.param(1 << 20, marks=pytest.mark.slow)])
 def test_a_flipped_bit_in_a_torch_file_is_seen_or_changes_nothing(tmp_path, count):
     path = tmp_path / "whole.pt"
     weights = small(path)
@@ -291,14 +291,15 @@ def test_a_flipped_bit_in_a_torch_file_is_seen_or_changes_nothing(tmp_path, coun
     draw = random.Random(0)
     flipped = tmp_path / "flipped.pt"
     seen = 0
-    for bit in draw.sample(range(8 * len(content)), count):
+    bits = range(8 * len(content))
+    for bit in draw.sample(bits, count) if count < len(bits) else bits:
         content[bit // 8] ^= 1 << bit % 8
         flipped.write_bytes(content)
         found = outcome(flipped)
         seen += found is None
         assert found is None or same(found, weights)
         content[bit // 8] ^= 1 << bit % 8
-    assert seen > count / 2  # the rest lies in padding, dates and unused fields
+    assert seen > min(count, len(bits)) / 2  # the rest lies in padding, dates and unused fields
 
 
 def test_a_flipped_bit_in_the_weights_is_seen_by_its_checksum(tmp_path):

@@ -127,10 +127,12 @@ def _entries(directory: bytes, count: int) -> Iterator[_Entry]:
             raise Refusal("is a damaged zip archive: its directory breaks off", "copy it again")
         flags, method = struct.unpack("<2H", fields[8:12])
         crc, stored, full, named, extra, comment = struct.unpack("<3L3H", fields[16:34])
-        offset = struct.unpack("<L", fields[42:])[0]
+        attributes, offset = struct.unpack("<2L", fields[38:])
         name = directory[at + 46 : at + 46 + named]
         more = directory[at + 46 + named : at + 46 + named + extra]
         full, stored, offset = _large(more, full, stored, offset)
+        if attributes & 0x10:  # a folder: torch would take the record's memory as it finds it
+            raise Refusal("was refused: a member of the archive is marked as a folder")
         yield _name(name), flags, method, crc, stored, full, offset
         at += 46 + named + extra + comment
     if at != len(directory):
@@ -158,7 +160,7 @@ def _name(raw: bytes) -> str:
     except UnicodeDecodeError:
         raise Refusal("was refused: a member of the archive has a name that is no text") from None
     parts = name.split("/")
-    if len(raw) > _MAX_NAME or not name.isprintable() or "\\" in name or {"", "..", "."} & set(parts[:-1]):
+    if len(raw) > _MAX_NAME or not name.isprintable() or "\\" in name or {"", "..", "."} & set(parts):
         raise Refusal(f"was refused: {quoted(name)!r} is no name for a member of an archive")
     return name
 
