@@ -99,7 +99,7 @@ def _contents(module: nn.Module) -> Contents:
 
 def _put_back(module: nn.Module, contents: Contents) -> None:
     """Put back what a module holds: its mode, and what its forward pass may have set on it."""
-    held = (vars(module), module._parameters, module._buffers)
+    held: Contents = (vars(module), module._parameters, module._buffers)
     for now, before in zip(held, contents, strict=True):
         for name in now.keys() - before.keys():
             del now[name]
