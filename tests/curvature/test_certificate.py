@@ -104,7 +104,9 @@ def test_the_run_may_be_stopped_when_it_looks_best():
 def _lower(whole, k, confidence):
     """What the first k steps say: nothing lies below this."""
     left = float(whole.beta[k - 1]) if k < whole.num_steps else whole.remainder
-    part = Krylov(whole.alpha[:k], whole.beta[: k - 1], left, whole.basis[:k], k, left, whole.noise)
+    part = Krylov(
+        whole.alpha[:k], whole.beta[: k - 1], left, whole.basis[:k], k, left, whole.rounding[:k], whole.noise
+    )
     return part.ritz().values[0] - certify(part, confidence=confidence).gap - 1e-13
 
 
@@ -144,3 +146,16 @@ def test_noise_of_the_products_opens_the_gap():
 
 def test_the_zero_operator_is_certain_to_be_zero():
     assert certify(run(Diagonal(np.zeros(10)), 5, 0)).gap == 0
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_it_holds_where_the_products_are_noisy_and_not_symmetric(size):
+    missed, runs, confidence = 0, 60, 0.9
+    for seed in range(runs):
+        values = chebyshev(300, 0.01)
+        rng = np.random.default_rng(seed)
+        error = torch.as_tensor(rng.normal(size=(300, 300)) * size / np.sqrt(300))
+        krylov = run(Dense(torch.diag(torch.as_tensor(values)) + error), 28, seed)
+        floor = krylov.scale * krylov.noise * np.sqrt(krylov.num_steps)
+        missed += krylov.ritz().values[0] - certify(krylov, confidence=confidence).gap - floor > values.min()
+    assert missed <= binom.ppf(0.9999, runs, 1 - confidence)

@@ -14,7 +14,7 @@ w = q₊ᵀx and f = Fᵀx, the rounding of the run seen along x. With R = (λ�
 
 because the vectors of the basis and q₊ are orthonormal, so that ‖v‖² + w² ≤ ‖x‖² = 1. Hence
 
-    |qᵀx| ≤ β·R_1k·(1 + ‖R‖‖f‖) / √(1 + β²‖R e_k‖²) + ‖R e₁‖‖f‖.
+    |qᵀx| ≤ β·R_1k·(1 + ‖R‖‖f‖) / √(1 + β²‖R e_k‖²) + Σ R_1j |f_j|.
 
 The right side falls as λ grows; where it crosses τ, eigenvalues end, unless the start was unlucky. Whether it
 was does not depend on the run, so the run may be stopped at any time, for any reason. Without rounding the
@@ -57,9 +57,9 @@ class Certificate:
 def certify(krylov: Krylov, *, confidence: float = 0.99) -> Certificate:
     """Bound what a Lanczos run from a uniformly random start can have missed at either end.
 
-    Each end gets half of the risk. The rounding along a missed eigenvector is taken to be no larger than
-    along the vectors of the basis, where it is measured (``Krylov.noise``); that is an assumption. Where
-    every eigenvalue has been found nothing can be missed.
+    Each end gets half of the risk. The rounding of a product along a missed eigenvector is taken to be no
+    larger than the largest along the vectors of the basis, where it is measured (``Krylov.rounding``); that
+    is an assumption. Where every eigenvalue has been found nothing can be missed.
 
     Cost: no products; about a millisecond.
     Source: derived at the top of this file, after [dorsselaer1999].
@@ -86,15 +86,15 @@ def _reach(run: Krylov, behind: Floats, least: float) -> float:
     if unit == 0:
         return 0.0
     vectors = run.ritz().vectors
-    ends = np.stack([vectors[0] ** 2, vectors[-1] ** 2])
-    beta, noise = run.remainder / unit, run.noise * math.sqrt(run.num_steps)
-    couplings = float(np.log(run.beta / unit).sum())
+    beta, rounding = run.remainder / unit, run.rounding / unit
+    noise, couplings = float(np.linalg.norm(rounding)), float(np.log(run.beta / unit).sum())
 
     def component(gaps: Floats) -> Floats:
         distances = gaps[:, None] + behind / unit
-        first, last = ends @ (1 / distances.T**2)  # ‖R e₁‖² and ‖R e_k‖²
+        first = np.abs((vectors[0] / distances) @ vectors.T)  # R e₁, a row for each gap
+        last = (vectors[-1] ** 2 / distances**2).sum(1)  # ‖R e_k‖²
         corner = beta * np.exp(np.minimum(couplings - np.log(distances).sum(1), 700.0))
-        whole: Floats = corner * (1 + noise / gaps) / np.sqrt(1 + beta**2 * last) + noise * np.sqrt(first)
+        whole: Floats = corner * (1 + noise / gaps) / np.sqrt(1 + beta**2 * last) + first @ rounding
         return whole
 
     low, high = 1e-18, 2 * (beta + noise + 1e-18) / least

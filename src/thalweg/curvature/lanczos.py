@@ -51,8 +51,9 @@ class Krylov:
         first_block: steps before the first breakdown; what follows from the random start belongs to these.
         first_remainder: what was left after ``first_block`` steps: β, or the rounding at which the run broke
             down.
-        noise: the largest |q_iᵀ A q_j| with |i−j| ≥ 2 relative to ‖T‖. These vanish for an exact symmetric
-            operator, so what is seen is rounding, asymmetry and randomness of the products.
+        rounding: for each vector of the basis the largest |q_iᵀ A q_j| with |i−j| ≥ 2 (k,). These vanish
+            for an exact symmetric operator: what is seen is rounding, asymmetry, randomness of the products.
+        noise: the largest of them relative to ‖T‖ at its time.
     """
 
     alpha: Floats
@@ -61,6 +62,7 @@ class Krylov:
     basis: Tensor
     first_block: int
     first_remainder: float
+    rounding: Floats
     noise: float
 
     @property
@@ -81,7 +83,9 @@ class Krylov:
     def opening(self) -> Krylov:
         """Return the part before the first breakdown, which the start vector determines."""
         k, left = self.first_block, self.first_remainder
-        return Krylov(self.alpha[:k], self.beta[: k - 1], left, self.basis[:k], k, left, self.noise)
+        return Krylov(
+            self.alpha[:k], self.beta[: k - 1], left, self.basis[:k], k, left, self.rounding[:k], self.noise
+        )
 
     def ritz(self) -> Ritz:
         """Solve the projected problem in float64."""
@@ -127,25 +131,21 @@ def tridiagonalise(
 
     Cost: one product a step, O(n·k) memory.
     """
-    n, dtype = operator.size, operator.dtype
-    if n == 0:
-        raise InputError("the operator is empty", expected="at least one parameter", got="size 0")
+    n, eps = operator.size, float(torch.finfo(operator.dtype).eps)
     max_steps = max(1, min(max_steps, n))
-    eps = float(torch.finfo(dtype).eps)
-    basis = torch.empty(min(max_steps, 32), n, dtype=dtype, device=operator.device)
-    alpha, beta, norm, noise, first = np.zeros(max_steps), np.zeros(max_steps), 0.0, 0.0, (0, 0.0)
+    basis = _rows(operator, min(max_steps, 32))
+    alpha, beta, rounding = np.zeros((3, max_steps))
+    k, norm, noise, first = 0, 0.0, 0.0, (0, 0.0)
     direction: Tensor | None = start / length(start)
-    k = 0
 
     def so_far() -> Krylov:
         opened, left = first if first[0] else (k, float(beta[k - 1]))
-        return Krylov(
-            alpha[:k].copy(), beta[: k - 1].copy(), float(beta[k - 1]), basis[:k], opened, left, noise
-        )
+        t = alpha[:k].copy(), beta[: k - 1].copy(), float(beta[k - 1])
+        return Krylov(*t, basis[:k], opened, left, rounding[:k].copy(), noise)
 
     while k < max_steps and direction is not None:
         if k == basis.shape[0]:
-            basis = torch.cat([basis, torch.empty_like(basis[: max_steps - k])])
+            basis = torch.cat([basis, _rows(operator, min(k, max_steps - k))])
         basis[k] = direction
         product = checked_product(operator, direction, k + 1)
         coefficients, product = orthogonalise(product, basis[: k + 1])
@@ -153,7 +153,7 @@ def tridiagonalise(
         beta[k] = length(product)
         norm = max(norm, abs(alpha[k]) + beta[k] + (beta[k - 1] if k else 0.0))
         if k >= 2 and norm > 0:
-            noise = max(noise, float(np.abs(coefficients[:-2]).max()) / norm)
+            noise = max(noise, _note(rounding, np.abs(coefficients[:-2])) / norm)
         k += 1
         # Below this the remainder is rounding, not a direction.
         if beta[k - 1] <= ROUNDINGS * eps * norm * np.sqrt(k) or k == n:
@@ -165,6 +165,20 @@ def tridiagonalise(
         if enough is not None and (k % every == 0 or direction is None) and enough(so_far()):
             break
     return so_far()
+
+
+def _rows(operator: Operator, num: int) -> Tensor:
+    if operator.size == 0:
+        raise InputError("the operator is empty", expected="at least one parameter", got="size 0")
+    return torch.empty(num, operator.size, dtype=operator.dtype, device=operator.device)
+
+
+def _note(rounding: Floats, seen: Floats) -> float:
+    """Note what a product shows along all vectors but its own and the one before; return the largest."""
+    others, largest = len(seen), float(seen.max())
+    rounding[:others] = np.maximum(rounding[:others], seen)
+    rounding[others + 1] = largest
+    return largest
 
 
 def checked_product(operator: Operator, vector: Tensor, number: int) -> Tensor:
