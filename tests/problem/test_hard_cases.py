@@ -14,7 +14,7 @@ from tests.models import classification, mlp, seeded
 from thalweg.curvature.hessian import ExactHessian
 from thalweg.diagnosis.continuation import continue_training, stream
 from thalweg.diagnosis.diagnosis import diagnose
-from thalweg.diagnosis.gradient import _sign_flip
+from thalweg.diagnosis.agreement import sign_flip
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import draw_sample
 from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
@@ -223,7 +223,7 @@ def test_few_batches_cannot_be_more_significant_than_their_number_allows(k):
     rng = np.random.default_rng(k)
     for seed in range(20):
         g = 3.0 + rng.normal(size=(k, 10))
-        p = _sign_flip(g @ g.T, rng.uniform(1, 3, size=k), seed)
+        p = sign_flip(g @ g.T, rng.uniform(1, 3, size=k), seed)
         assert p >= min(2.0 / 2**k, 1 / 2001) * (1 - 1e-12)
         if k <= 11:
             assert p == pytest.approx(2.0 / 2**k)
