@@ -11,9 +11,11 @@ from torch import Tensor
 from thalweg.curvature.operators import Operator
 from thalweg.errors import ModelError
 from thalweg.problem.cost import HVP_KEPT, HVP_REBUILT
+from thalweg.problem.fault import wrong_module
 from thalweg.problem.intact import intact
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, Objective, differentiate
+from thalweg.problem.probes import Comparison, check_products, precise, stand_in
 from thalweg.rng import gaussian, generator
 
 __all__ = ["DifferenceHessian", "ExactHessian", "HessianChoice", "choose_hessian"]
@@ -75,17 +77,22 @@ class DifferenceHessian:
 
     Hv ≈ (∇f(θ+εv) − ∇f(θ−εv)) / 2ε with ε = u^{1/3}(1+‖θ‖)/‖v‖, u the unit roundoff: the step that balances
     truncation O(ε²) against rounding O(u/ε), scaled so that it moves every weight ([nocedal2006], §8.1).
+
+    Args:
+        objective: whose gradient is taken.
+        theta: where (n,).
+        factor: of ε, to see what another step would give.
     """
 
     name = "differences"
 
-    def __init__(self, objective: Objective, theta: Tensor) -> None:
+    def __init__(self, objective: Objective, theta: Tensor, *, factor: float = 1.0) -> None:
         self._objective = objective
         self._theta = theta
         self.size, self.dtype, self.device = theta.numel(), theta.dtype, theta.device
         self.cost = 2.0
         roundoff = float(torch.finfo(theta.dtype).eps)
-        self._step = roundoff ** (1 / 3) * (1.0 + float(theta.norm()))
+        self._step = factor * roundoff ** (1 / 3) * (1.0 + float(theta.norm()))
 
     def matvec(self, vector: Tensor) -> Tensor:
         """Return H·vector (n,). Cost: 2 gradient-equivalents."""
@@ -110,6 +117,9 @@ class HessianChoice:
         cost: of a product, in gradient-equivalents.
         reason: why, in a sentence.
         asymmetry: |uᵀHv − vᵀHu| / ‖Hv‖ of the exact products for a random pair; None where they do not exist.
+        noise: the relative error ‖Ĥv − Hv‖ / ‖Hv‖ of the operator's products with random vectors, measured:
+            of exact products from the same products in double precision and from their asymmetry, of
+            differences from a second step size as well. No eigenvalue below ``noise``·‖H‖ is told from zero.
     """
 
     operator: Operator = field(repr=False)
@@ -117,59 +127,99 @@ class HessianChoice:
     cost: float
     reason: str
     asymmetry: float | None
+    noise: float
 
 
 def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> HessianChoice:
-    """Choose exact products where they exist and are symmetric, else differences.
+    """Choose exact products where they exist and are right, else differences; measure the error of either.
 
-    Cost: two exact products and one gradient; two differences more in the fallback.
+    A few examples decide: products must be symmetric, and equal to differences of the gradient in double
+    precision (in the model's own, where it does not run in double).
+
+    Cost: the gradient that is kept, and 10 gradient-equivalents of the few; up to 50 of them where exact
+    products are refused.
 
     Raises:
         ModelError: when neither gives a symmetric operator.
     """
+    few = stand_in(objective, theta)
+    checked, point = precise(objective, theta)
     try:
-        exact = ExactHessian(objective, theta)
-        asymmetry = _asymmetry(exact, theta, seed)
+        asymmetry, product = _symmetry(ExactHessian(few, theta), theta, seed)
+        if asymmetry <= ASYMMETRY:
+            found = check_products(checked, point, seed=seed)
+            if found.verdict != "disagrees":
+                noise = max(asymmetry, few.roundoff)
+                if checked.roundoff < few.roundoff:
+                    truth = checked.hvp(point, _probe(point, seed))
+                    noise = max(noise, _relative(product.double() - truth, truth))
+                exact = ExactHessian(objective, theta)
+                reason = f"double backward; asymmetry {asymmetry:.0e}, " + _told(found)
+                return HessianChoice(exact, exact.name, exact.cost, reason, asymmetry, noise)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = f"exact products do not exist for this model ({_first_line(error)})"
         return _differences(objective, theta, seed, reason, None)
-    if asymmetry <= ASYMMETRY:
-        return HessianChoice(
-            exact, exact.name, exact.cost, f"double backward; asymmetry {asymmetry:.0e}", asymmetry
-        )
     reason = (
-        f"exact products are not symmetric (by {asymmetry:.0e} of their size): "
-        "a layer's second derivative is wrong, as weight_norm's is"
+        f"exact products are not symmetric (by {asymmetry:.0e} of their size)"
+        if asymmetry > ASYMMETRY
+        else f"exact products differ from differences of the gradient (by {found.error:.0e} of their size)"
     )
+    where = wrong_module(checked, point, _has_wrong_products)
+    reason += f": the second derivative of {where or 'the loss'} is wrong"
     return _differences(objective, theta, seed, reason, asymmetry)
 
 
 def _differences(
     objective: Objective, theta: Tensor, seed: int, reason: str, asymmetry: float | None
 ) -> HessianChoice:
-    operator = DifferenceHessian(objective, theta)
-    own = _asymmetry(operator, theta, seed)
+    few = stand_in(objective, theta)
+    own, product = _symmetry(DifferenceHessian(few, theta), theta, seed)
+    twice = DifferenceHessian(few, theta, factor=2.0).matvec(_probe(theta, seed))
+    noise = max(own, _relative(twice - product, product), few.roundoff)
     # Rounding of float32 gradients leaves about 1e-4 … 1e-2 here; a stochastic or wrong gradient leaves 1.
     if own > 0.1:
         raise ModelError(
             "the gradient of this model is not the derivative of a fixed function",
             got=f"differences of gradients whose asymmetry is {own:.0e} of their size",
-            cause="a layer that draws random numbers in evaluation mode, or a custom backward that is wrong",
-            hint="make the forward pass deterministic; check custom layers with torch.autograd.gradcheck",
+            cause="a custom backward that is wrong, or rounding that hides the curvature",
+            hint="check custom layers with torch.autograd.gradcheck; convert the model to double precision",
         )
-    return HessianChoice(operator, operator.name, operator.cost, reason, asymmetry)
+    operator = DifferenceHessian(objective, theta)
+    return HessianChoice(operator, operator.name, operator.cost, reason, asymmetry, noise)
 
 
-def _asymmetry(operator: Operator, theta: Tensor, seed: int) -> float:
-    u = gaussian(theta.numel(), generator(seed, "symmetry", 0), like=theta)
-    v = gaussian(theta.numel(), generator(seed, "symmetry", 1), like=theta)
+def _has_wrong_products(objective: Objective) -> bool:
+    try:
+        return check_products(objective, objective.theta).verdict == "disagrees"
+    except RuntimeError:
+        return False
+
+
+def _told(found: Comparison) -> str:
+    if found.verdict == "agrees":
+        return f"{found.error:.0e} from differences of the gradient"
+    return "differences of the gradient are too coarse to check it by"
+
+
+def _relative(error: Tensor, product: Tensor) -> float:
+    size = float(product.norm())
+    return min(float(error.norm()) / size, 1.0) if size > 0 else float(bool(error.any()))
+
+
+def _probe(theta: Tensor, seed: int) -> Tensor:
+    return gaussian(theta.numel(), generator(seed, "symmetry", 1), like=theta)
+
+
+def _symmetry(operator: Operator, theta: Tensor, seed: int) -> tuple[float, Tensor]:
+    """Return how asymmetric an operator is, relative to its size, and its product with `_probe` (n,)."""
+    u, v = gaussian(theta.numel(), generator(seed, "symmetry", 0), like=theta), _probe(theta, seed)
     hu, hv = operator.matvec(u), operator.matvec(v)
     difference = abs(float(u.double() @ hv.double()) - float(v.double() @ hu.double()))
     size = float(hv.double().norm() * u.double().norm() + hu.double().norm() * v.double().norm())
     # A random pair sees 1/√n of the asymmetry ‖A−Aᵀ‖_F, so undo that.
-    return difference / size * theta.numel() ** 0.5 if size > 0 else 0.0
+    return difference / size * theta.numel() ** 0.5 if size > 0 else 0.0, hv
 
 
 def _add(total: Tensor, parts: list[Tensor | None], graph: GradientGraph) -> None:

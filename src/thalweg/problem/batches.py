@@ -89,6 +89,12 @@ class Sample:
         )
         return replace(self, batches=moved)
 
+    def few(self, most: int, dtype: torch.dtype | None) -> Sample:
+        """Return one batch of about ``most`` examples, its real tensors in ``dtype`` where one is given."""
+        batch = self.grouped(-(-self.examples // most))[0]
+        data = _map(batch.data, lambda t: t.to(dtype) if dtype and t.is_floating_point() else t)
+        return replace(self, batches=(Batch(data, batch.examples),), complete=False)
+
     def _joined(self) -> Any | None:
         if not self.joinable:
             return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,10 +13,11 @@ from torch.func import functional_call
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
+from thalweg.problem.constants import Constants, require_unwritten
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
 from thalweg.problem.intact import intact
 from thalweg.problem.interrupt import safe_point
-from thalweg.problem.loss import BatchLoss, Terms
+from thalweg.problem.loss import BatchLoss, Terms, loss_in
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, differentiate, require_graph
 from thalweg.problem.parameters import ParameterSpace
@@ -29,6 +32,7 @@ CACHED = 64 << 20
 # derivative is about three times as large.
 PASS_SHARE = 1 / 6
 ENOUGH_TO_TELL = 64
+FEW = 16  # examples that checks of the model's code are made on
 MIN_EXAMPLES = 16  # to which the cache, but not the memory, may cut a batch
 
 
@@ -49,7 +53,7 @@ class _Trial(nn.Module):
         require_graph(terms.mean)
         # Here, where the substitutes are still in place: gradient checkpointing runs the model again.
         parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
-        return terms, list(parts)
+        return terms, [part.to_dense() if part is not None and part.is_sparse else part for part in parts]
 
 
 class EmpiricalRisk:
@@ -73,11 +77,11 @@ class EmpiricalRisk:
         num_groups: int = 32,
         ledger: Ledger | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._loss = model, loss
         self.space = ParameterSpace.of(model)
         self.sample = sample.to(self.space.device)
         self._trial = _Trial(model, loss)
-        self._buffers = {f"model.{name}": b.clone() for name, b in model.named_buffers()}
+        self._constants = Constants(model)
         self.ledger = ledger if ledger is not None else Ledger(sample.examples)
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
@@ -137,6 +141,22 @@ class EmpiricalRisk:
         total = sum(counts)
         for chunk, count in zip(self.chunks, counts, strict=True):
             yield self._graph(theta, chunk, count / total)
+
+    def stand_in(self, dtype: torch.dtype | None) -> EmpiricalRisk:
+        """Return the same loss over a few examples, for checks, with a ledger of its own.
+
+        Args:
+            dtype: to compute in, weights, constants and data alike; None is their own precision.
+        """
+        few = copy.copy(self)
+        few.ledger, few._counts = self.ledger.for_checks(), {}
+        few.sample = self.sample.few(FEW, dtype)
+        few.chunks = few.groups = few.sample.batches
+        few._constants = Constants(self._model, dtype)
+        if dtype is not None:
+            few.space = replace(self.space, dtypes=(dtype,) * len(self.space.dtypes))
+            few._trial = _Trial(self._model, loss_in(self._loss, dtype))
+        return few
 
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the mean losses of the statistical batches and their counts."""
@@ -207,9 +227,10 @@ class EmpiricalRisk:
         safe_point()
         named = dict(zip((f"model.{name}" for name in self.space.names), tensors, strict=True))
         leaves = tensors if differentiated else ()
+        versions = [tensor._version for tensor in tensors]
         try:
             result: tuple[Terms, list[Tensor | None]] = functional_call(
-                self._trial, {**self._buffers, **named}, (batch.data, leaves, create_graph)
+                self._trial, self._constants.beside(named), (batch.data, leaves, create_graph)
             )
         except (ThalwegError, torch.OutOfMemoryError):
             raise
@@ -220,6 +241,7 @@ class EmpiricalRisk:
                 cause="the batch does not have the form or dtype that the model and the loss take",
                 hint="run loss(model, batch) on one batch by hand, and torch.autograd.grad of it",
             ) from error
+        require_unwritten(self.space.names, tensors, versions)
         return result
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:

@@ -75,6 +75,11 @@ class FunctionObjective:
             (part,) = torch.autograd.grad(value, [leaf], create_graph=True, allow_unused=True)
         yield GradientGraph([leaf], [part], 1.0, 1)
 
+    def stand_in(self, dtype: torch.dtype | None) -> FunctionObjective:
+        """Return the same function at a start of ``dtype``, with a ledger of its own."""
+        start = self._start.view(self._shape).to(dtype or self._start.dtype)
+        return FunctionObjective(self._function, start, ledger=self.ledger.for_checks())
+
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the value as the only batch."""
         return [self.value(theta)], [1.0]

@@ -56,6 +56,13 @@ class Objective(Protocol):
     def gradient_graphs(self, theta: Tensor) -> Iterator[GradientGraph]:
         """Yield the gradient part by part, each with its graph."""
 
+    def stand_in(self, dtype: torch.dtype | None) -> Objective:
+        """Return the same function over a few examples, for checks, with a ledger of its own.
+
+        Args:
+            dtype: to compute in; None is the precision of the weights.
+        """
+
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the means of the statistical batches (k,) and their true counts (k,)."""
 
