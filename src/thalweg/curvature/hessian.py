@@ -11,11 +11,11 @@ from torch import Tensor
 from thalweg.curvature.operators import Operator
 from thalweg.errors import ModelError
 from thalweg.problem.cost import HVP_KEPT, HVP_REBUILT
+from thalweg.problem.derivatives import Bench, Comparison, check_products, precise, stand_in
 from thalweg.problem.fault import wrong_module
 from thalweg.problem.intact import intact
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, Objective, differentiate
-from thalweg.problem.probes import Comparison, check_products, precise, stand_in
 from thalweg.rng import gaussian, generator
 
 __all__ = ["DifferenceHessian", "ExactHessian", "HessianChoice", "choose_hessian"]
@@ -118,8 +118,8 @@ class HessianChoice:
         reason: why, in a sentence.
         asymmetry: |uᵀHv − vᵀHu| / ‖Hv‖ of the exact products for a random pair; None where they do not exist.
         noise: the relative error ‖Ĥv − Hv‖ / ‖Hv‖ of the operator's products with random vectors, measured:
-            of exact products from the same products in double precision and from their asymmetry, of
-            differences from a second step size as well. No eigenvalue below ``noise``·‖H‖ is told from zero.
+            against double precision where the model runs in it, else by the asymmetry of exact products and
+            by a second step size of differences. No eigenvalue below ``noise``·‖H‖ is told from zero.
     """
 
     operator: Operator = field(repr=False)
@@ -136,65 +136,62 @@ def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> Hessian
     A few examples decide: products must be symmetric, and equal to differences of the gradient in double
     precision (in the model's own, where it does not run in double).
 
-    Cost: the gradient that is kept, and 10 gradient-equivalents of the few; up to 50 of them where exact
-    products are refused.
+    Cost: the gradient that is kept, and 10 gradient-equivalents of the few (18 where the weights are not
+    double); more where exact products are refused, to find the module at fault.
 
     Raises:
         ModelError: when neither gives a symmetric operator.
     """
-    few = stand_in(objective, theta)
-    checked, point = precise(objective, theta)
+    bench = precise(objective, theta)
+    found = Comparison("disagrees", 0.0)
     try:
-        asymmetry, product = _symmetry(ExactHessian(few, theta), theta, seed)
+        asymmetry, product = _symmetry(ExactHessian(bench.objective, bench.theta), bench.theta, seed)
         if asymmetry <= ASYMMETRY:
-            found = check_products(checked, point, seed=seed)
-            if found.verdict != "disagrees":
-                noise = max(asymmetry, few.roundoff)
-                if checked.roundoff < few.roundoff:
-                    truth = checked.hvp(point, _probe(point, seed))
-                    noise = max(noise, _relative(product.double() - truth, truth))
-                exact = ExactHessian(objective, theta)
-                reason = f"double backward; asymmetry {asymmetry:.0e}, " + _told(found)
-                return HessianChoice(exact, exact.name, exact.cost, reason, asymmetry, noise)
+            found = check_products(bench)
+        if found.verdict != "disagrees":
+            noise = max(asymmetry, objective.roundoff)
+            if bench.objective.roundoff < objective.roundoff:
+                own = stand_in(objective, theta).hvp(theta, _probe(theta, seed))
+                noise = max(_relative(own.double() - product, product), objective.roundoff)
+            exact = ExactHessian(objective, theta)
+            reason = f"double backward; asymmetry {asymmetry:.0e}, {_told(found)}"
+            return HessianChoice(exact, exact.name, exact.cost, reason, asymmetry, noise)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         reason = f"exact products do not exist for this model ({_first_line(error)})"
-        return _differences(objective, theta, seed, reason, None)
+        return _differences(objective, theta, bench, seed, reason, None)
     reason = (
         f"exact products are not symmetric (by {asymmetry:.0e} of their size)"
         if asymmetry > ASYMMETRY
         else f"exact products differ from differences of the gradient (by {found.error:.0e} of their size)"
     )
-    where = wrong_module(checked, point, _has_wrong_products)
+    where = wrong_module(bench, lambda part: check_products(part).verdict == "disagrees")
     reason += f": the second derivative of {where or 'the loss'} is wrong"
-    return _differences(objective, theta, seed, reason, asymmetry)
+    return _differences(objective, theta, bench, seed, reason, asymmetry)
 
 
 def _differences(
-    objective: Objective, theta: Tensor, seed: int, reason: str, asymmetry: float | None
+    objective: Objective, theta: Tensor, bench: Bench, seed: int, reason: str, asymmetry: float | None
 ) -> HessianChoice:
-    few = stand_in(objective, theta)
+    few, v = stand_in(objective, theta), _probe(theta, seed)
     own, product = _symmetry(DifferenceHessian(few, theta), theta, seed)
-    twice = DifferenceHessian(few, theta, factor=2.0).matvec(_probe(theta, seed))
-    noise = max(own, _relative(twice - product, product), few.roundoff)
     # Rounding of float32 gradients leaves about 1e-4 … 1e-2 here; a stochastic or wrong gradient leaves 1.
     if own > 0.1:
         raise ModelError(
-            "the gradient of this model is not the derivative of a fixed function",
-            got=f"differences of gradients whose asymmetry is {own:.0e} of their size",
+            "neither exact products nor differences of the gradient give a Hessian",
+            got=f"{reason}; and differences whose asymmetry is {own:.0e} of their size",
             cause="a custom backward that is wrong, or rounding that hides the curvature",
             hint="check custom layers with torch.autograd.gradcheck; convert the model to double precision",
         )
+    if bench.objective.roundoff < objective.roundoff:
+        better = DifferenceHessian(bench.objective, bench.theta).matvec(v.double())
+    else:
+        better = DifferenceHessian(few, theta, factor=2.0).matvec(v)  # no better, but with another error
+    noise = max(_relative(product.to(better.dtype) - better, better), objective.roundoff)
+    reason += f"; differences are good to {noise:.0e}"
     operator = DifferenceHessian(objective, theta)
     return HessianChoice(operator, operator.name, operator.cost, reason, asymmetry, noise)
-
-
-def _has_wrong_products(objective: Objective) -> bool:
-    try:
-        return check_products(objective, objective.theta).verdict == "disagrees"
-    except RuntimeError:
-        return False
 
 
 def _told(found: Comparison) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ CACHED = 64 << 20
 # derivative is about three times as large.
 PASS_SHARE = 1 / 6
 ENOUGH_TO_TELL = 64
-FEW = 16  # examples that checks of the model's code are made on
+FEW = 8  # examples that checks of the model's code are made on
 MIN_EXAMPLES = 16  # to which the cache, but not the memory, may cut a batch
 
 
@@ -44,16 +45,13 @@ class _Trial(nn.Module):
         self.model = model
         self._terms = loss
 
-    def forward(
-        self, data: Any, leaves: Sequence[Tensor] = (), create_graph: bool = False
-    ) -> tuple[Terms, list[Tensor | None]]:
-        terms = self._terms(self.model, data)
-        if not leaves:
-            return terms, []
-        require_graph(terms.mean)
-        # Here, where the substitutes are still in place: gradient checkpointing runs the model again.
-        parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
-        return terms, [part.to_dense() if part is not None and part.is_sparse else part for part in parts]
+    def terms(self, data: Any) -> Terms:
+        """Return the loss of a batch."""
+        return self._terms(self.model, data)
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """Do ``work`` while the substitutes are in place."""
+        return work()
 
 
 class EmpiricalRisk:
@@ -225,13 +223,19 @@ class EmpiricalRisk:
     ) -> tuple[Terms, list[Tensor | None]]:
         """Run model and loss on substituted weights; return the loss and, if asked for, its gradient."""
         safe_point()
-        named = dict(zip((f"model.{name}" for name in self.space.names), tensors, strict=True))
         leaves = tensors if differentiated else ()
         versions = [tensor._version for tensor in tensors]
+
+        def work() -> tuple[Terms, list[Tensor | None]]:
+            terms = self._trial.terms(batch.data)
+            if not leaves:
+                return terms, []
+            require_graph(terms.mean)
+            parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
+            return terms, [g.to_dense() if g is not None and g.is_sparse else g for g in parts]
+
         try:
-            result: tuple[Terms, list[Tensor | None]] = functional_call(
-                self._trial, self._constants.beside(named), (batch.data, leaves, create_graph)
-            )
+            result: tuple[Terms, list[Tensor | None]] = self._within(tensors, work)
         except (ThalwegError, torch.OutOfMemoryError):
             raise
         except FOREIGN_FAILURES as error:
@@ -243,6 +247,12 @@ class EmpiricalRisk:
             ) from error
         require_unwritten(self.space.names, tensors, versions)
         return result
+
+    def _within(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
+        """Do ``work`` where the model is in evaluation mode and holds ``tensors``."""
+        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
+        with intact(self._model):
+            return functional_call(self._trial, self._constants.beside(named), (work,))
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:
         """Return the mean loss over ``batches`` only."""
@@ -275,7 +285,7 @@ class EmpiricalRisk:
             leaves = self._leaves(theta)
             _, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
         self.ledger.spend(GRADIENT, batch.examples)
-        return GradientGraph(leaves, parts, weight, batch.examples)
+        return GradientGraph(leaves, parts, weight, batch.examples, partial(self._within, leaves))
 
     def _leaves(self, theta: Tensor) -> list[Tensor]:
         return [tensor.detach().clone().requires_grad_() for tensor in self.space.unflatten(theta)]

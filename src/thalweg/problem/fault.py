@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from thalweg.errors import FOREIGN_FAILURES, ThalwegError
+from thalweg.problem.derivatives import Bench
 from thalweg.problem.function_objective import FunctionObjective
 from thalweg.problem.intact import intact
 from thalweg.problem.objective import Objective
@@ -35,18 +36,17 @@ class _Call:
     output: Any
 
 
-def wrong_module(objective: Objective, theta: Tensor, wrong: Callable[[Objective], bool]) -> str | None:
+def wrong_module(bench: Bench, wrong: Callable[[Bench], bool]) -> str | None:
     """Return the innermost module whose derivative is wrong, else one that cannot be asked, else None.
 
     Each module is taken alone, as a function of its parameters and inputs to a random projection of its
     outputs, the innermost first. Cost: a few evaluations of the model for each level of nesting.
 
     Args:
-        objective: whose evaluation calls the modules.
-        theta: where (n,).
-        wrong: whether the derivatives of an objective are wrong at its theta.
+        bench: whose evaluation calls the modules.
+        wrong: whether something is wrong with the derivatives of a module alone.
     """
-    calls = _calls(objective, theta)
+    calls = _calls(bench.objective, bench.theta)
     if not calls:
         return None
     names = _names(calls[-1].module)
@@ -58,7 +58,7 @@ def wrong_module(objective: Objective, theta: Tensor, wrong: Callable[[Objective
                 continue  # the model together with the loss
             try:
                 alone = _alone(call)
-                if alone is not None and wrong(alone):
+                if alone is not None and wrong(Bench.of(alone, alone.theta)):
                     return _described(names, call.module)
             except (ThalwegError, *FOREIGN_FAILURES):
                 fails = fails or call.module

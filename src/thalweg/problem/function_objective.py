@@ -73,7 +73,7 @@ class FunctionObjective:
             value = self._evaluate(leaf)
             require_graph(value)
             (part,) = torch.autograd.grad(value, [leaf], create_graph=True, allow_unused=True)
-        yield GradientGraph([leaf], [part], 1.0, 1)
+        yield GradientGraph([leaf], [part], 1.0, 1, within=lambda work: work())
 
     def stand_in(self, dtype: torch.dtype | None) -> FunctionObjective:
         """Return the same function at a start of ``dtype``, with a ledger of its own."""
