@@ -1,5 +1,7 @@
 """Every construct is measured right or refused in clear words; none is silently wrong."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -67,32 +69,66 @@ class Oracle:
         return (ahead - behind) / (2 * STEP)
 
 
-def measured(build, seed):
-    """Return how thalweg multiplies by the Hessian, and the relative errors of gradient and product."""
-    model, loss, data = build()
-    objective = Problem(model, loss, data).measured().train
-    choice = choose_hessian(objective, objective.theta, seed=seed)
+@functools.cache
+def measured(name, dtype):
+    """Measure a construct; return the choice of products and the relative errors of gradient and product."""
+    build = RIGHT[name] if name in RIGHT else REFUSED[name][0]
     oracle = Oracle(*build())
-    v = oracle.trained() * gaussian(objective.theta.numel(), generator(seed, "oracle"), like=objective.theta)
-    gradient = objective.gradient(objective.theta)
+    model, loss, data = build() if dtype == torch.float64 else cast(dtype, *build())
+    objective = Problem(model, loss, data).measured().train
+    theta = objective.theta
+    choice = choose_hessian(objective, theta, seed=0)
+    v = oracle.trained() * gaussian(theta.numel(), generator(0, "oracle"), like=theta.double())
     slope = float(oracle.differences(lambda: float(oracle.value().detach()), v))
     product = oracle.differences(oracle.gradient, v)
+    gradient = objective.gradient(theta).double()
     of_gradient = abs(float(gradient @ v) - slope) / float(gradient.norm())
-    of_product = float((choice.operator.matvec(v) - product).norm()) / max(float(product.norm()), 1e-12)
-    return choice, of_gradient, of_product
+    missed = choice.operator.matvec(v.to(dtype)).double() - product
+    return choice, of_gradient, float(missed.norm()) / max(float(product.norm()), 1e-12)
+
+
+def cast(dtype, model, loss, data):
+    parts = tuple(part.to(dtype) if part.is_floating_point() else part for part in data)
+    return model.to(dtype), loss.to(dtype) if isinstance(loss, nn.Module) else loss, parts
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_it_is_measured_right(name):
-    choice, of_gradient, of_product = measured(RIGHT[name], seed=0)
-    print(f"{name:40} {choice.name:12} {of_gradient:.0e} {of_product:.0e} {choice.noise:.0e} {choice.reason}")
+    choice, of_gradient, of_product = measured(name, torch.float64)
     assert of_gradient <= 1e-6
     assert of_product <= TOLERANCE[choice.name]
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("name", RIGHT)
+def test_in_single_precision_it_is_as_right_as_it_says(name):
+    choice, of_gradient, of_product = measured(name, torch.float32)
+    assert of_gradient <= 1e-3
+    assert of_product <= 10 * choice.noise + TOLERANCE["exact"]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused_in_clear_words(name):
-    build, words = REFUSED[name]
-    with pytest.raises(ThalwegError, match=words) as caught:
-        measured(build, seed=0)
-    print(name, caught.value)
+    complex_ones = name == "complex parameters"  # they have no cast to single precision
+    for dtype in (torch.float64,) if complex_ones else (torch.float64, torch.float32):
+        with pytest.raises(ThalwegError, match=REFUSED[name][1]):
+            measured(name, dtype)
+
+
+def test_none_is_silently_wrong():
+    outcomes = {}
+    for name in (*RIGHT, *REFUSED):
+        try:
+            choice, of_gradient, of_product = measured(name, torch.float64)
+        except ThalwegError:
+            outcomes[name] = "refused"
+            continue
+        right = of_gradient <= 1e-6 and of_product <= TOLERANCE[choice.name]
+        outcomes[name] = choice.name if right else "silently wrong"
+    assert len(outcomes) >= 60
+    assert [name for name, outcome in outcomes.items() if outcome == "silently wrong"] == []
+    assert {name for name, outcome in outcomes.items() if outcome == "refused"} == REFUSED.keys()
+    # Without a check, these are wrong and say nothing: autograd returns a product for each of them.
+    assert {"weight norm", "custom function, detached context"} <= {
+        name for name, outcome in outcomes.items() if outcome == "differences"
+    }

@@ -29,6 +29,12 @@ class Batch:
     data: Any
     examples: int
 
+    def cast(self, dtype: torch.dtype | None) -> Batch:
+        """Return the batch with its real tensors in ``dtype``; None leaves them as they are."""
+        if dtype is None:
+            return self
+        return replace(self, data=_map(self.data, lambda t: t.to(dtype) if t.is_floating_point() else t))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -89,11 +95,9 @@ class Sample:
         )
         return replace(self, batches=moved)
 
-    def few(self, most: int, dtype: torch.dtype | None) -> Sample:
-        """Return one batch of about ``most`` examples, its real tensors in ``dtype`` where one is given."""
-        batch = self.grouped(-(-self.examples // most))[0]
-        data = _map(batch.data, lambda t: t.to(dtype) if dtype and t.is_floating_point() else t)
-        return replace(self, batches=(Batch(data, batch.examples),), complete=False)
+    def few(self, most: int) -> Sample:
+        """Return one batch of about ``most`` examples."""
+        return replace(self, batches=self.grouped(-(-self.examples // most))[:1], complete=False)
 
     def _joined(self) -> Any | None:
         if not self.joinable:

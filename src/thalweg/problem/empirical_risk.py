@@ -140,21 +140,27 @@ class EmpiricalRisk:
         for chunk, count in zip(self.chunks, counts, strict=True):
             yield self._graph(theta, chunk, count / total)
 
+    def in_precision(self, dtype: torch.dtype) -> EmpiricalRisk:
+        """Return the same loss with weights, constants and data in ``dtype``, and the same ledger."""
+        other = copy.copy(self)
+        other._counts, other._constants = {}, Constants(self._model, dtype)
+        other.space = replace(self.space, dtypes=(dtype,) * len(self.space.dtypes))
+        other._trial = _Trial(self._model, loss_in(self._loss, dtype))
+        other.chunks = tuple(batch.cast(dtype) for batch in self.chunks)
+        other.groups = tuple(batch.cast(dtype) for batch in self.groups)
+        return other
+
     def stand_in(self, dtype: torch.dtype | None) -> EmpiricalRisk:
         """Return the same loss over a few examples, for checks, with a ledger of its own.
 
         Args:
-            dtype: to compute in, weights, constants and data alike; None is their own precision.
+            dtype: to compute in; None is the precision of the weights.
         """
         few = copy.copy(self)
         few.ledger, few._counts = self.ledger.for_checks(), {}
-        few.sample = self.sample.few(FEW, dtype)
+        few.sample = self.sample.few(FEW)
         few.chunks = few.groups = few.sample.batches
-        few._constants = Constants(self._model, dtype)
-        if dtype is not None:
-            few.space = replace(self.space, dtypes=(dtype,) * len(self.space.dtypes))
-            few._trial = _Trial(self._model, loss_in(self._loss, dtype))
-        return few
+        return few if dtype is None else few.in_precision(dtype)
 
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the mean losses of the statistical batches and their counts."""

@@ -58,7 +58,7 @@ def wrong_module(bench: Bench, wrong: Callable[[Bench], bool]) -> str | None:
                 continue  # the model together with the loss
             try:
                 alone = _alone(call)
-                if alone is not None and wrong(Bench.of(alone, alone.theta)):
+                if alone is not None and wrong(Bench(alone, alone.theta)):
                     return _described(names, call.module)
             except (ThalwegError, *FOREIGN_FAILURES):
                 fails = fails or call.module

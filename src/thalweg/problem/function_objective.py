@@ -75,6 +75,10 @@ class FunctionObjective:
             (part,) = torch.autograd.grad(value, [leaf], create_graph=True, allow_unused=True)
         yield GradientGraph([leaf], [part], 1.0, 1, within=lambda work: work())
 
+    def in_precision(self, dtype: torch.dtype) -> FunctionObjective:
+        """Return the same function at a start of ``dtype``, with the same ledger."""
+        return FunctionObjective(self._function, self._start.view(self._shape).to(dtype), ledger=self.ledger)
+
     def stand_in(self, dtype: torch.dtype | None) -> FunctionObjective:
         """Return the same function at a start of ``dtype``, with a ledger of its own."""
         start = self._start.view(self._shape).to(dtype or self._start.dtype)

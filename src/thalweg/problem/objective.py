@@ -66,6 +66,9 @@ class Objective(Protocol):
     def gradient_graphs(self, theta: Tensor) -> Iterator[GradientGraph]:
         """Yield the gradient part by part, each with its graph."""
 
+    def in_precision(self, dtype: torch.dtype) -> Objective:
+        """Return the same function, computed in ``dtype``, with the same ledger."""
+
     def stand_in(self, dtype: torch.dtype | None) -> Objective:
         """Return the same function over a few examples, for checks, with a ledger of its own.
 

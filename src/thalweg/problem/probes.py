@@ -59,7 +59,7 @@ def require_right_gradient(objective: Objective) -> tuple[str, ...]:
     Returns:
         What the reader must know, where the check could not tell.
 
-    Cost: 4 gradient-equivalents of a few examples, 3 more where the weights are not double.
+    Cost: 5 gradient-equivalents of a few examples, 6 where the weights are not double.
 
     Raises:
         ModelError: with the module whose backward pass is wrong, where it is in one.
@@ -79,7 +79,8 @@ def require_right_gradient(objective: Objective) -> tuple[str, ...]:
         got=f"a slope that differs by {found.error:.1%} from differences of the loss"
         + (f", because of {where}" if where else ", in the loss itself"),
         cause="a detach() or torch.no_grad() between weights and loss, a straight-through estimator, "
-        "reentrant checkpointing, or a custom autograd.Function whose backward is wrong",
+        "reentrant checkpointing, half precision inside the model, or a custom autograd.Function whose "
+        "backward is wrong",
         hint="check custom layers with torch.autograd.gradcheck; use checkpoint(..., use_reentrant=False); "
         "where the stop is meant, freeze what lies before it or measure the loss that the gradient is of",
     )
