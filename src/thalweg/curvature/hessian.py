@@ -14,7 +14,6 @@ from thalweg.errors import ModelError, NumericalError
 from thalweg.problem.cost import HVP_KEPT, HVP_REBUILT
 from thalweg.problem.derivatives import Bench, Comparison, check_products, precise, stand_in
 from thalweg.problem.fault import wrong_module
-from thalweg.problem.intact import intact
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, Objective, differentiate
 from thalweg.rng import gaussian, generator
@@ -55,11 +54,10 @@ class ExactHessian:
         ledger = self._objective.ledger
         ledger.num_hvps += 1
         total = torch.zeros_like(vector)
-        with intact(None):
-            for graph in self._kept:
-                products = differentiate(graph, _cut(vector, graph.leaves), keep=True)
-                _add(total, products, graph)
-                ledger.spend(HVP_KEPT, graph.examples)
+        for graph in self._kept:
+            products = differentiate(graph, _cut(vector, graph.leaves), keep=True)
+            _add(total, products, graph)
+            ledger.spend(HVP_KEPT, graph.examples)
         return total
 
     def _keep(self, memory: int) -> list[GradientGraph] | None:

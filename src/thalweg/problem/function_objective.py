@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class FunctionObjective:
             value = self._evaluate(leaf)
             require_graph(value)
             (part,) = torch.autograd.grad(value, [leaf], create_graph=True, allow_unused=True)
-        yield GradientGraph([leaf], [part], 1.0, 1, within=lambda work: work())
+        yield GradientGraph([leaf], [part], 1.0, 1, within=_undisturbed)
 
     def in_precision(self, dtype: torch.dtype) -> FunctionObjective:
         """Return the same function at a start of ``dtype``, with the same ledger."""
@@ -103,3 +104,8 @@ class FunctionObjective:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError("the function has the wrong result", expected="a scalar tensor", got=f"{shape}")
         return value.reshape(())
+
+
+def _undisturbed(work: Callable[[], Any]) -> Any:
+    with intact(None):
+        return work()

@@ -26,8 +26,8 @@ class GradientGraph:
         gradient: by each of them; None where the part does not depend on it.
         weight: this part's share of the whole.
         examples: how many it is a mean over.
-        within: calls a function where the model holds ``leaves``: gradient checkpointing runs it again
-            during every differentiation, the second one too.
+        within: calls a function inside `intact`, where the model holds ``leaves``: gradient checkpointing
+            runs it again during every differentiation, the second one too.
     """
 
     leaves: list[Tensor]
@@ -94,14 +94,14 @@ def differentiate(
     live = [(g, v) for g, v in zip(graph.gradient, vector, strict=True) if g is not None and g.requires_grad]
     if not live:  # the gradient does not depend on the parameters: a linear function
         return [None] * len(graph.leaves)
-    # As the derivative of a scalar rather than with grad_outputs, whose first use makes torch import its
-    # symbolic shapes: half a second before the first answer.
-    directional = torch.stack([(g * v).sum() for g, v in live]).sum()
-    return list(
-        graph.within(
-            lambda: torch.autograd.grad(directional, graph.leaves, retain_graph=keep, allow_unused=True)
-        )
-    )
+
+    def work() -> tuple[Tensor | None, ...]:
+        # As the derivative of a scalar rather than with grad_outputs, whose first use makes torch import its
+        # symbolic shapes: half a second before the first answer.
+        directional = torch.stack([(g * v).sum() for g, v in live]).sum()
+        return torch.autograd.grad(directional, graph.leaves, retain_graph=keep, allow_unused=True)
+
+    return list(graph.within(work))
 
 
 def require_graph(loss: Tensor) -> None:
