@@ -145,7 +145,7 @@ def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = Non
         (progress or Silent()).phase("curvature")
         theta = objective.theta
         choice = choose_hessian(objective, theta, seed=seed)
-        found = find_extremes(choice.operator, seed=seed, progress=progress)
+        found = find_extremes(choice.operator, seed=seed, noise=choice.noise, progress=progress)
     return Spectrum(
         name=problem.name,
         num_parameters=theta.numel(),

@@ -197,7 +197,9 @@ def _judge(samples: _Samples, theta: Tensor, there: Tensor) -> tuple[Estimate, E
 
 def _lowest(finding: Objective, theta: Tensor, seed: int, told: Progress) -> Extreme:
     choice = choose_hessian(finding, theta, seed=seed)
-    return find_extremes(choice.operator, seed=seed, open_gap=1.0, progress=told).lambda_min
+    return find_extremes(
+        choice.operator, seed=seed, open_gap=1.0, noise=choice.noise, progress=told
+    ).lambda_min
 
 
 def _reason(search: Search, samples: _Samples, change: Estimate, *, judged: bool, applied: bool) -> str:

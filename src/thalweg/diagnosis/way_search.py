@@ -62,7 +62,7 @@ def search_ways(
     choice = choose_hessian(finding, theta, seed=seed)
     found, note = _again(choice, theta, diagnosis)
     if found is None:
-        found = find_extremes(choice.operator, seed=seed, progress=told)
+        found = find_extremes(choice.operator, seed=seed, noise=choice.noise, progress=told)
     low, gradient = found.lambda_min, finding.gradient(theta)
     if low.value > found.floor:
         return Search((), None, found, note)
