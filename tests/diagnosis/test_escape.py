@@ -242,7 +242,7 @@ class TestDigits:
         anew = thalweg.escape(Problem.builtin("digits-saddle"))
         again = thalweg.escape(problem, diagnosis)
         assert again.applied
-        assert again.cost.num_hvps < anew.cost.num_hvps - 20
+        assert again.cost.num_hvps < anew.cost.num_hvps - 10
         assert again.lambda_min.value == diagnosis.evidence.curvature.lambda_min.value
         assert again.change.value == pytest.approx(anew.change.value, rel=0.05)
         # The weights have moved, and the diagnosis is of the old ones.
