@@ -3,54 +3,159 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
-from thalweg.curvature.certificate import certify, steps_for
-from thalweg.curvature.lanczos import tridiagonalise
+from thalweg.curvature.certificate import certify
+from thalweg.curvature.lanczos import Krylov, tridiagonalise
 from thalweg.curvature.operators import Dense
 from thalweg.rng import gaussian, generator
 
 
-def test_the_table_of_the_bound_is_reproduced():
-    # steps k for P(miss) ≤ δ at resolution ε, from 1.648·√n·exp(−√ε(2k−1)) ≤ δ
-    assert steps_for(1e-2, 10**4, 1 - 1e-3) == 61
-    assert steps_for(1e-2, 10**6, 1 - 1e-3) == 73
-    assert steps_for(1e-3, 10**8, 1 - 1e-6) == 373
-    assert steps_for(1e-2, 5) == 5
+class Diagonal:
+    """A diagonal matrix: Lanczos from a random start behaves in all bases alike."""
+
+    def __init__(self, values):
+        self.values = torch.as_tensor(np.asarray(values, dtype=float))
+        self.size, self.dtype, self.device = len(self.values), torch.float64, torch.device("cpu")
+
+    def matvec(self, vector):
+        return self.values * vector
 
 
-def test_steps_and_gap_are_inverse():
-    steps = steps_for(0.01, 10**6)
-    at = certify(num_steps=steps, size=10**6, spread=1.0, exact=False)
-    before = certify(num_steps=steps - 1, size=10**6, spread=1.0, exact=False)
-    assert at.relative_gap <= 0.01 < before.relative_gap
+def run(operator, steps, seed):
+    start = gaussian(operator.size, generator(seed, "certificate"), like=torch.empty(0, dtype=operator.dtype))
+    return tridiagonalise(operator, start, max_steps=steps)
 
 
-def test_an_exact_run_leaves_nothing_open():
-    assert certify(num_steps=3, size=3, spread=2.0, exact=True).gap == 0
+def misses(values, steps, confidence, runs):
+    """Count the runs in which an eigenvalue lies outside the Ritz values by more than the gap."""
+    operator, missed, gaps = Diagonal(values), 0, []
+    for seed in range(runs):
+        krylov = run(operator, steps, seed)
+        ritz = krylov.ritz().values
+        gap = certify(krylov, confidence=confidence).gap + 1e-13 * krylov.scale
+        missed += np.max(values) > ritz[-1] + gap or np.min(values) < ritz[0] - gap
+        gaps.append(gap)
+    return missed, np.median(gaps)
 
 
-@pytest.mark.parametrize("steps", [8, 16, 30])
-def test_the_extreme_is_missed_by_more_than_the_gap_no_oftener_than_stated(steps):
-    """A hard spectrum: uniform bulk with one eigenvalue just below, at the depth the bound speaks of."""
-    n, runs, confidence = 400, 150, 0.9
-    certificate = certify(num_steps=steps, size=n, spread=1.0, exact=False, confidence=confidence)
-    gap = min(certificate.relative_gap, 0.99)
-    values = np.r_[-gap, np.linspace(0.0, 1.0 - gap, n - 1)]
-    operator = Dense(torch.diag(torch.tensor(values)))
+def chebyshev(n, gap):
+    """A bulk dense at its edges, as the extremal polynomials like it, and one eigenvalue below it."""
+    return np.r_[-gap, (1 - np.cos(np.pi * (np.arange(n - 1) + 0.5) / (n - 1))) / 2 * (1 - gap)]
+
+
+def test_a_complete_run_leaves_nothing_open():
+    certificate = certify(run(Diagonal(np.arange(5.0)), 5, 0))
+    assert (certificate.confidence, certificate.gap, certificate.relative_gap) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "spectrum", [chebyshev(300, 0.01), np.linspace(-1, 2, 300), np.geomspace(1, 1e-9, 300)]
+)
+def test_the_gap_is_never_wider_than_chebyshev_polynomials_promise_beforehand(spectrum):
+    for steps in (2, 3, 5, 10, 20, 40):
+        krylov = run(Diagonal(spectrum), steps, steps)
+        least = 0.005 * np.sqrt(np.pi / (2 * 299))
+        promised = (np.cosh(np.arccosh(1 / least) / (steps - 1)) - 1) / 2 * np.ptp(krylov.ritz().values)
+        assert 0 < certify(krylov).gap <= promised * 1.01
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "gap"),
+    [
+        (400, 8, 0.1),
+        (400, 16, 0.03),
+        (400, 30, 0.01),
+        (2000, 30, 0.01),
+        (2, 1, 0.3),
+        (3, 2, 0.3),
+        (6, 5, 0.2),
+    ],
+)
+def test_no_eigenvalue_lies_beyond_the_gap_oftener_than_stated(size, steps, gap):
+    """Bulks as hard as they come, with one eigenvalue below at the depth where misses are likeliest."""
+    for confidence in (0.9, 0.5):
+        missed, _ = misses(chebyshev(size, gap), steps, confidence, runs=100)
+        assert missed <= binom.ppf(0.9999, 100, 1 - confidence)
+
+
+@pytest.mark.parametrize("risk", [0.1, 0.5])
+def test_the_chance_of_a_miss_is_about_the_stated_one_where_the_bound_is_sharp(risk):
+    """After n−1 steps the basis and the remainder span the whole space: the inequality is an equality.
+
+    What keeps it below the stated chance is that both ends share the larger gap of the two.
+    """
+    missed, _ = misses(np.array([-1.0, 0.3, 2.0]), 2, 1 - risk, runs=400)
+    assert binom.ppf(1e-4, 400, 0.65 * risk) <= missed <= binom.ppf(0.9999, 400, risk)
+
+
+def test_the_run_may_be_stopped_when_it_looks_best():
+    values, confidence, runs = chebyshev(200, 0.02), 0.8, 60
     missed = 0
     for seed in range(runs):
-        start = gaussian(n, generator(seed, "certificate"), like=torch.empty(0, dtype=torch.float64))
-        lowest = tridiagonalise(operator, start, max_steps=steps).ritz().values[0]
-        missed += lowest - values[0] > gap * (values.max() - values.min())
-    assert missed <= runs * (1 - confidence) + 3 * np.sqrt(runs * confidence * (1 - confidence))
+        whole = run(Diagonal(values), 40, seed)
+        lowest = min(_lower(whole, k, confidence) for k in range(2, 41, 4))
+        highest = max(_lower(whole, k, confidence) for k in range(2, 41, 4))
+        missed += highest > values.min()
+        assert lowest < highest
+    assert missed <= binom.ppf(0.9999, runs, 1 - confidence)
 
 
-def test_the_bound_is_not_vacuous_few_steps_do_miss():
-    n = 400
-    values = np.r_[-1e-3, np.linspace(0.0, 1.0, n - 1)]
-    operator = Dense(torch.diag(torch.tensor(values)))
+def _lower(whole, k, confidence):
+    """What the first k steps say: nothing lies below this."""
+    left = float(whole.beta[k - 1]) if k < whole.num_steps else whole.remainder
+    part = Krylov(
+        whole.alpha[:k], whole.beta[: k - 1], left, whole.basis[:k], k, left, whole.rounding[:k], whole.noise
+    )
+    return part.ritz().values[0] - certify(part, confidence=confidence).gap - 1e-13
+
+
+def test_few_steps_do_miss_and_the_certificate_says_how_much_they_may():
+    values = np.r_[-1e-3, np.linspace(0.0, 1.0, 399)]
     missed = 0
     for seed in range(20):
-        start = gaussian(n, generator(seed, "certificate"), like=torch.empty(0, dtype=torch.float64))
-        missed += tridiagonalise(operator, start, max_steps=4).ritz().values[0] > 0
+        krylov = run(Diagonal(values), 4, seed)
+        missed += krylov.ritz().values[0] > 0
+        assert krylov.ritz().values[0] - certify(krylov).gap < values[0]
     assert missed > 10
+
+
+def test_more_confidence_costs_a_wider_gap():
+    krylov = run(Diagonal(chebyshev(300, 0.01)), 30, 0)
+    gaps = [certify(krylov, confidence=c).gap for c in (0.5, 0.9, 0.99, 0.999)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] < gaps[-1]
+
+
+def test_after_a_breakdown_what_is_open_is_rounding():
+    krylov = run(Diagonal(np.r_[3.0, -2.0, np.zeros(98)]), 50, 0)
+    assert krylov.num_steps == 3
+    certificate = certify(krylov)
+    assert certificate.confidence == 0.99
+    assert certificate.gap < 1e-10
+
+
+def test_noise_of_the_products_opens_the_gap():
+    values = np.r_[np.linspace(-1, 1, 99), 5.0]
+    clean = Diagonal(values)
+    rng = np.random.default_rng(0)
+    skew = torch.as_tensor(1e-4 * rng.normal(size=(100, 100)))
+    noisy = Dense(torch.diag(torch.as_tensor(values)) + skew)
+    assert certify(run(clean, 40, 0)).gap < 0.01 * certify(run(noisy, 40, 0)).gap
+
+
+def test_the_zero_operator_is_certain_to_be_zero():
+    assert certify(run(Diagonal(np.zeros(10)), 5, 0)).gap == 0
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_it_holds_where_the_products_are_noisy_and_not_symmetric(size):
+    missed, runs, confidence = 0, 60, 0.9
+    for seed in range(runs):
+        values = chebyshev(300, 0.01)
+        rng = np.random.default_rng(seed)
+        error = torch.as_tensor(rng.normal(size=(300, 300)) * size / np.sqrt(300))
+        krylov = run(Dense(torch.diag(torch.as_tensor(values)) + error), 28, seed)
+        floor = krylov.scale * krylov.noise * np.sqrt(krylov.num_steps)
+        missed += krylov.ritz().values[0] - certify(krylov, confidence=confidence).gap - floor > values.min()
+    assert missed <= binom.ppf(0.9999, runs, 1 - confidence)

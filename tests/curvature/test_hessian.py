@@ -7,8 +7,9 @@ from torch.func import functional_call, jacrev
 from torch.nn.utils.parametrizations import weight_norm
 
 from tests.models import classification, mlp, seeded
-from thalweg.curvature.hessian import DifferenceHessian, ExactHessian, choose_hessian
-from thalweg.errors import ModelError
+from thalweg.curvature.hessian import DifferenceHessian, ExactHessian, _differences, choose_hessian
+from thalweg.errors import ModelError, NumericalError
+from thalweg.problem.derivatives import precise
 from thalweg.problem.problem import Problem
 from thalweg.rng import gaussian, generator
 
@@ -176,6 +177,57 @@ def test_a_kernel_without_second_derivative_falls_back_to_differences():
     objective = Problem(model, nn.CrossEntropyLoss(), (x, y)).measured().train
     choice = choose_hessian(objective, objective.theta, seed=0)
     assert choice.name == "differences"
+    assert "not" in choice.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("kind", ["mlp", "layer norm and gelu", "attention", "lstm", "encoder layer"])
+def test_the_stated_noise_is_the_error(kind, scale, dtype):
+    """Against double precision over the whole sample: of exact products, and of differences."""
+    model = seeded(MODELS[kind])
+    with torch.no_grad():
+        for p in model.parameters():
+            p *= scale
+    x, y = classification(200)
+    truth = Problem(model.double(), nn.CrossEntropyLoss(), (x, y)).measured().train
+    double = truth.theta
+    own = Problem(model.to(dtype), nn.CrossEntropyLoss(), (x.to(dtype), y)).measured().train
+    choice = choose_hessian(own, own.theta, seed=0)
+    fallback = _differences(own, own.theta, precise(own, own.theta), 0, "asked for", None)
+    for one in (choice, fallback):
+        errors = []
+        for i in range(4):
+            v = gaussian(double.numel(), generator(i, "noise"), like=double)
+            product = truth.hvp(double, v)
+            missed = one.operator.matvec(v.to(dtype)).double() - product
+            errors.append(float(missed.norm() / product.norm()))
+        if one is fallback or dtype == torch.float32:
+            assert max(errors) / 10 <= one.noise <= 10 * max(errors) + 1e-6
+    if dtype == torch.float64:  # there is no truth beyond it: the level of rounding is all to be said
+        assert 2e-16 <= choice.noise <= 1e-13
+
+
+def test_a_second_derivative_that_is_not_there_is_told():
+    norm = Problem.from_function(lambda t: t.norm(), [0.0, 0.0]).measured().train
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        choose_hessian(norm, norm.theta, seed=0)
+
+
+def test_rounding_inside_the_model_that_hides_the_curvature_is_told():
+    class Coarse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.b(torch.tanh(self.a(x)).half().softmax(-1).to(x.dtype) * 16)
+
+    x, y = classification()
+    problem = Problem(seeded(Coarse).double(), nn.CrossEntropyLoss(), (x, y))
+    with pytest.raises(ModelError, match="half precision inside"):
+        objective = problem.measured().train
+        choose_hessian(objective, objective.theta, seed=0)
 
 
 def test_a_model_that_draws_random_numbers_is_refused():

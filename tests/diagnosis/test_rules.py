@@ -282,7 +282,7 @@ def test_thresholds_can_be_moved_without_measuring_again():
 
 def test_undetermined_says_what_is_missing():
     open_ended = judge(evidence(curvature=curvature(relative_gap=0.3))).summary
-    assert "more would decide, about" in open_ended
+    assert "more would decide, at about" in open_ended
     assert "gradient-equivalents" in open_ended
     unconfirmed = TABLE["negative curvature that held-out data do not confirm"][0]
     assert "times as many held-out examples would decide" in judge(evidence(**unconfirmed)).summary

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tests.models import classification, mlp, seeded
 from thalweg.curvature.hessian import ExactHessian
+from thalweg.diagnosis.agreement import sign_flip
 from thalweg.diagnosis.continuation import continue_training, stream
 from thalweg.diagnosis.diagnosis import diagnose
-from thalweg.diagnosis.gradient import _sign_flip
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import draw_sample
 from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
@@ -48,7 +48,10 @@ class Checkpointing(nn.Module):
         self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
 
     def forward(self, x):
-        return self.b(checkpoint(lambda h: torch.tanh(self.a(h)), x, use_reentrant=False))
+        def block(h):
+            return nn.functional.dropout(torch.tanh(self.a(h)), 0.5, self.training)
+
+        return self.b(checkpoint(block, x, use_reentrant=False))
 
 
 def test_gradient_checkpointing_runs_again_on_the_same_weights():
@@ -56,11 +59,26 @@ def test_gradient_checkpointing_runs_again_on_the_same_weights():
     x, y = classification()
     objective = Problem(model, nn.CrossEntropyLoss(), (x, y)).measured().train
     there = objective.theta + 0.5
-    elsewhere = seeded(Checkpointing).double()
+    elsewhere = seeded(Checkpointing).double().eval()
     objective.space.write(elsewhere, there)
     loss = nn.functional.cross_entropy(elsewhere(x), y)
     expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(elsewhere.parameters()))])
     assert torch.allclose(objective.gradient(there), expected, atol=1e-13)
+
+
+def test_products_of_checkpointed_models_run_again_on_the_same_weights_and_in_the_same_mode():
+    x, y = classification()
+    objective = Problem(seeded(Checkpointing).double(), nn.CrossEntropyLoss(), (x, y)).measured().train
+    there = objective.theta + 0.5
+    moved, plain = seeded(Checkpointing).double().train(), objective.space
+    plain.write(moved, there)
+    here = Problem(moved, nn.CrossEntropyLoss(), (x, y)).measured().train
+    v = torch.linspace(-1, 1, there.numel(), dtype=there.dtype)
+    step = 1e-6 * v
+    expected = (here.gradient(there + step) - here.gradient(there - step)) / 2e-6
+    for risk in (objective, here):
+        assert torch.allclose(risk.hvp(there, v), expected, atol=1e-8)
+        assert torch.allclose(ExactHessian(risk, there).matvec(v), expected, atol=1e-8)
 
 
 def test_parameters_captured_outside_the_model_are_refused():
@@ -223,7 +241,7 @@ def test_few_batches_cannot_be_more_significant_than_their_number_allows(k):
     rng = np.random.default_rng(k)
     for seed in range(20):
         g = 3.0 + rng.normal(size=(k, 10))
-        p = _sign_flip(g @ g.T, rng.uniform(1, 3, size=k), seed)
+        p = sign_flip(g @ g.T, rng.uniform(1, 3, size=k), seed)
         assert p >= min(2.0 / 2**k, 1 / 2001) * (1 - 1e-12)
         if k <= 11:
             assert p == pytest.approx(2.0 / 2**k)

@@ -31,9 +31,7 @@ def gauss_rule(krylov: Krylov) -> tuple[Floats, Floats]:
     if krylov.complete:
         values = krylov.ritz().values
         return values, np.full(len(values), 1.0 / len(values))
-    k = krylov.first_block
-    part = Krylov(krylov.alpha[:k], krylov.beta[: k - 1], 0.0, krylov.basis[:k], k, krylov.noise)
-    ritz = part.ritz()
+    ritz = krylov.opening().ritz()
     return ritz.values, ritz.vectors[0] ** 2
 
 

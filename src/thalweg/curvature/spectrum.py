@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.curvature.certificate import Certificate, certify, steps_for
+from thalweg.curvature.certificate import Certificate, certify
 from thalweg.curvature.density import gauss_rule
 from thalweg.curvature.hessian import choose_hessian
-from thalweg.curvature.lanczos import Floats, Krylov, tridiagonalise
+from thalweg.curvature.lanczos import ROUNDINGS, Floats, Krylov, checked_product, length, tridiagonalise
 from thalweg.curvature.operators import Operator
-from thalweg.errors import NumericalError
+from thalweg.curvature.trace import trace_of_run
 from thalweg.estimates import Estimate
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
@@ -29,7 +29,7 @@ __all__ = ["Extreme", "Extremes", "Spectrum", "find_extremes", "spectrum"]
 # Two more are spent on the symmetry of the products: 80 in all.
 MAX_PRODUCTS = 78
 # The ends are followed until their estimated error is below this part of their value, and until the
-# certificate leaves no more than GAP of the spread open.
+# certificate's relative gap is at most GAP.
 TOLERANCE = 3e-4
 GAP = 0.01
 # The basis may take at most this much memory; larger models get fewer steps, and the certificate says so.
@@ -40,8 +40,8 @@ BASIS_BYTES = 4 << 30
 class Extreme:
     """One end of the spectrum.
 
-    ``bound`` is the radius around ``value`` that holds an eigenvalue: ‖Hv−θv‖ of a fresh product, plus the
-    noise floor ([parlett1998], theorem 4.5.1).
+    Some eigenvalue lies within ``bound`` of ``value``: ‖Hv−θv‖ of a fresh product, plus the noise floor
+    ([parlett1998], theorem 4.5.1). That it is the last one is what the certificate says.
     """
 
     value: float
@@ -54,16 +54,19 @@ class Extreme:
 class Extremes:
     """What one Lanczos run says about a symmetric operator.
 
+    With probability ``certificate.confidence`` every eigenvalue lies between lambda_min − gap − floor and
+    lambda_max + gap + floor, with the certificate's gap.
+
     Attributes:
         lambda_max: the largest eigenvalue found.
         lambda_min: the smallest (algebraic, not in magnitude).
         floor: below this the sign of an eigenvalue is rounding.
         certificate: what may have been missed.
         num_hvps: products spent.
-        trace: Σλ with its error, from the same run.
+        trace: Σλ with its error, from the same run: one probe, so a wide interval; see `trace_of_run`.
         nodes: Ritz values (k,): the quadrature nodes of the spectral density.
         weights: their shares (k,), summing to one.
-        complete: whether all eigenvalues were found.
+        complete: whether all eigenvalues were found; ``nodes`` are then all of them, each up to ``floor``.
     """
 
     lambda_max: Extreme
@@ -88,6 +91,7 @@ def find_extremes(
     seed: int,
     max_products: int = MAX_PRODUCTS,
     open_gap: float = GAP,
+    noise: float = 0.0,
     progress: Progress | None = None,
 ) -> Extremes:
     """Find both ends of the spectrum of ``operator`` in one run.
@@ -96,8 +100,10 @@ def find_extremes(
         operator: symmetric.
         seed: of the random start.
         max_products: to spend at most, the two that check the ends included; at least 3.
-        open_gap: the share of the spread that the certificate may leave open before the run stops; 1 stops
-            as soon as both ends have converged, and then hardly anything is certified.
+        open_gap: the relative gap that the certificate may leave open before the run stops; 1 stops
+            as soon as both ends have converged, whatever is certified by then.
+        noise: the relative error of the products, ‖error‖ / (‖A‖‖v‖), where it is known; what is seen of it
+            in the run counts anyway.
         progress: is told of each product.
 
     Cost: at most ``max_products`` products; fewer when both ends have converged and the certificate is met.
@@ -105,18 +111,17 @@ def find_extremes(
     rng = generator(seed, "lanczos")
     told = progress or Silent()
     max_steps = min(max(max_products - 2, 1), _steps_in_memory(operator), operator.size)
-    required = steps_for(open_gap, operator.size)
 
     def fresh() -> Tensor:
         return gaussian(operator.size, rng, like=template)
 
     def enough(krylov: Krylov) -> bool:
         told.advance(krylov.num_steps, max_steps + 2)
-        return krylov.num_steps >= required and _converged(krylov)
+        return _converged(krylov, noise) and certify(krylov).relative_gap <= open_gap
 
     template = _template(operator)
     krylov = tridiagonalise(operator, fresh(), max_steps=max_steps, fresh=fresh, enough=enough)
-    return _read(operator, krylov)
+    return _read(operator, krylov, noise)
 
 
 def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = None) -> Spectrum:
@@ -140,7 +145,7 @@ def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = Non
         (progress or Silent()).phase("curvature")
         theta = objective.theta
         choice = choose_hessian(objective, theta, seed=seed)
-        found = find_extremes(choice.operator, seed=seed, progress=progress)
+        found = find_extremes(choice.operator, seed=seed, noise=choice.noise, progress=progress)
     return Spectrum(
         name=problem.name,
         num_parameters=theta.numel(),
@@ -212,7 +217,7 @@ def describe_certificate(found: Extremes) -> str:
     """Say in a sentence what may have been missed below λmin."""
     if found.complete or found.certificate.gap == 0:
         return "these are all there is"
-    if not np.isfinite(found.certificate.gap):
+    if found.certificate.relative_gap >= 1:
         return "too few products to say"
     below = found.lambda_min.value - found.certificate.gap
     return f"nothing below {significant(below)} with {found.certificate.confidence:.0%} confidence"
@@ -231,73 +236,53 @@ def _describe_negative(found: Extremes) -> str:
     return f"{below:.1%} of the directions, and {near:.1%} within ± {significant(resolution)} of zero"
 
 
-def _converged(krylov: Krylov) -> bool:
+def _converged(krylov: Krylov, noise: float) -> bool:
     ritz = krylov.ritz()
     if len(ritz.values) < 3:
         return krylov.remainder == 0
-    tolerable = np.maximum(TOLERANCE * np.abs(ritz.values), _floor(krylov))
+    tolerable = np.maximum(TOLERANCE * np.abs(ritz.values), _floor(krylov, noise))
     for end, neighbour in ((0, 1), (-1, -2)):
         residual = ritz.residuals[end]
         gap = abs(ritz.values[end] - ritz.values[neighbour])
         # The error of a Ritz value is r²/gap once it has separated, r before ([parlett1998], §11.7).
-        error = residual**2 / gap if gap > residual else residual
+        error = residual * (residual / gap) if gap > residual else residual
         if error > tolerable[end]:
             return False
     return True
 
 
-def _floor(krylov: Krylov) -> float:
+def _floor(krylov: Krylov, noise: float) -> float:
     """What rounding and asymmetry of the products can do to an eigenvalue of T: ‖E‖ for random entries."""
-    scale = float(np.abs(krylov.alpha).max()) + 2 * float(np.abs(krylov.beta).max(initial=0.0))
-    eps = 1.2e-7 if krylov.basis.element_size() <= 4 else 2.3e-16
-    return scale * max(krylov.noise, eps) * float(np.sqrt(krylov.num_steps))
+    seen = max(krylov.noise, ROUNDINGS * float(torch.finfo(krylov.basis.dtype).eps))
+    return krylov.scale * max(seen * float(np.sqrt(krylov.num_steps)), noise)
 
 
-def _read(operator: Operator, krylov: Krylov) -> Extremes:
-    ritz = krylov.ritz()
-    floor = _floor(krylov)
-    low = _extreme(operator, krylov, ritz.values[0], ritz.vectors[:, 0], floor)
+def _read(operator: Operator, krylov: Krylov, noise: float) -> Extremes:
+    floor = _floor(krylov, noise)
+    low = _extreme(operator, krylov, 0, floor)
     high = low
     if krylov.num_steps > 1:
-        high = _extreme(operator, krylov, ritz.values[-1], ritz.vectors[:, -1], floor)
-    exact = krylov.complete or krylov.first_block < krylov.num_steps or krylov.remainder == 0.0
-    n, k = operator.size, krylov.first_block
+        high = _extreme(operator, krylov, -1, floor)
     nodes, weights = gauss_rule(krylov)
     return Extremes(
         lambda_max=high,
         lambda_min=low,
         floor=floor,
-        certificate=certify(num_steps=k, size=n, spread=high.value - low.value, exact=exact),
+        certificate=certify(krylov),
         num_hvps=krylov.num_steps + (2 if krylov.num_steps > 1 else 1),
-        trace=_trace(krylov, n),
+        trace=trace_of_run(krylov),
         nodes=nodes,
         weights=weights,
         complete=krylov.complete,
     )
 
 
-def _extreme(operator: Operator, krylov: Krylov, value: float, coefficients: Floats, floor: float) -> Extreme:
-    vector = krylov.vector(coefficients)
-    product = operator.matvec(vector)
+def _extreme(operator: Operator, krylov: Krylov, end: int, floor: float) -> Extreme:
+    vector = krylov.vector(krylov.ritz().vectors[:, end])
+    product = checked_product(operator, vector, krylov.num_steps + (1 if end == 0 else 2))
     rayleigh = float(vector.double() @ product.double())
-    residual = float((product.double() - rayleigh * vector.double()).norm())
-    if not np.isfinite(residual):
-        raise NumericalError("a Hessian–vector product holds NaN or infinity")
+    residual = length(product.double() - rayleigh * vector.double())
     return Extreme(rayleigh, residual + floor, residual, vector)
-
-
-def _trace(krylov: Krylov, n: int) -> Estimate:
-    """Estimate the trace from the first step: n·qᵀAq for q uniform on the sphere.
-
-    Its variance is 2n/(n+2)·(‖A‖²_F − tr²/n), with ‖A‖²_F ≈ n·‖Aq‖² from the same step.
-    """
-    if krylov.complete:
-        return Estimate(float(krylov.alpha.sum()), 0.0)
-    first = float(krylov.alpha[0])
-    next_beta = float(krylov.beta[0]) if len(krylov.beta) else krylov.remainder
-    frobenius = n * (first**2 + next_beta**2)
-    variance = 2 * n / (n + 2) * max(frobenius - n * first**2, 0.0)
-    return Estimate(n * first, float(np.sqrt(variance)))
 
 
 def _template(operator: Operator) -> Tensor:
@@ -306,4 +291,4 @@ def _template(operator: Operator) -> Tensor:
 
 def _steps_in_memory(operator: Operator) -> int:
     width = _template(operator).element_size()
-    return max(4, BASIS_BYTES // (operator.size * width))
+    return max(4, BASIS_BYTES // (max(operator.size, 1) * width))

@@ -175,7 +175,9 @@ def _search(
     products = int(max(3, min(MAX_PRODUCTS, affordable(1.0 if purse.tight else 0.75))))
     if glance.decrease(100) > OVERWHELMING * PRACTICAL * scale:
         products = min(GLANCE, products)
-    found = find_extremes(choice.operator, seed=site.seed, max_products=products, progress=site.told)
+    found = find_extremes(
+        choice.operator, seed=site.seed, max_products=products, noise=choice.noise, progress=site.told
+    )
     curvature = CurvatureEvidence(
         lambda_max=found.lambda_max,
         lambda_min=found.lambda_min,

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from thalweg.curvature.certificate import steps_for
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.purse import FULL
 from thalweg.diagnosis.verdict import Verdict
@@ -317,11 +316,12 @@ def _what_is_missing(e: Evidence, t: Thresholds) -> str:
     if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
         return f"there is negative curvature ({depth}), but no step along it lowers the loss"
     if c.certificate.relative_gap > t.open_gap:
-        size = c.extremes.lambda_min.vector.numel()
-        more = max(steps_for(t.open_gap, size) - (c.num_hvps - 2), 1)
+        # What a run leaves open falls with the square of its length.
+        more = math.ceil((c.num_hvps - 2) * (math.sqrt(c.certificate.relative_gap / t.open_gap) - 1)) or 1
         return (
             f"nothing negative was found, but {c.num_hvps} products leave {c.certificate.relative_gap:.0%} "
-            f"of the spectrum open; {more} more would decide, about {significant(more * c.product_cost)} "
+            f"of the spectrum open; about {more} more would decide, at about "
+            f"{significant(more * c.product_cost)} "
             "gradient-equivalents"
         )
     return "the function is constant around this point, as far as its precision tells"

@@ -29,6 +29,12 @@ class Batch:
     data: Any
     examples: int
 
+    def cast(self, dtype: torch.dtype | None) -> Batch:
+        """Return the batch with its real tensors in ``dtype``; None leaves them as they are."""
+        if dtype is None:
+            return self
+        return replace(self, data=_map(self.data, lambda t: t.to(dtype) if t.is_floating_point() else t))
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -88,6 +94,10 @@ class Sample:
             Batch(_map(batch.data, lambda t: t.to(device)), batch.examples) for batch in self.batches
         )
         return replace(self, batches=moved)
+
+    def few(self, most: int) -> Sample:
+        """Return one batch of about ``most`` examples."""
+        return replace(self, batches=self.grouped(-(-self.examples // most))[:1], complete=False)
 
     def _joined(self) -> Any | None:
         if not self.joinable:

@@ -26,3 +26,16 @@ class Ledger:
     def spend(self, units: float, examples: int) -> None:
         """Enter ``units`` of work on ``examples`` examples."""
         self.gradient_equivalents += units * examples / max(self.num_examples, 1)
+
+    def for_checks(self) -> Ledger:
+        """Return a ledger whose expenses are entered here, and whose products are not counted as such."""
+        return _ForChecks(self.num_examples, whole=self)
+
+
+@dataclass
+class _ForChecks(Ledger):
+    whole: Ledger | None = None
+
+    def spend(self, units: float, examples: int) -> None:
+        assert self.whole is not None
+        self.whole.spend(units, examples)

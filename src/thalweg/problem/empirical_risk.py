@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,10 +15,11 @@ from torch.func import functional_call
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
+from thalweg.problem.constants import Constants, require_unwritten
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
 from thalweg.problem.intact import intact
 from thalweg.problem.interrupt import safe_point
-from thalweg.problem.loss import BatchLoss, Terms
+from thalweg.problem.loss import BatchLoss, Terms, loss_in
 from thalweg.problem.memory import SavedBytes, memory_share
 from thalweg.problem.objective import GradientGraph, differentiate, require_graph
 from thalweg.problem.parameters import ParameterSpace
@@ -30,6 +34,7 @@ CACHED = 64 << 20
 # derivative is about three times as large.
 PASS_SHARE = 1 / 6
 ENOUGH_TO_TELL = 64
+FEW = 8  # examples that checks of the model's code are made on
 MIN_EXAMPLES = 16  # to which the cache, but not the memory, may cut a batch
 
 
@@ -41,16 +46,13 @@ class _Trial(nn.Module):
         self.model = model
         self._terms = loss
 
-    def forward(
-        self, data: Any, leaves: Sequence[Tensor] = (), create_graph: bool = False
-    ) -> tuple[Terms, list[Tensor | None]]:
-        terms = self._terms(self.model, data)
-        if not leaves:
-            return terms, []
-        require_graph(terms.mean)
-        # Here, where the substitutes are still in place: gradient checkpointing runs the model again.
-        parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
-        return terms, list(parts)
+    def terms(self, data: Any) -> Terms:
+        """Return the loss of a batch."""
+        return self._terms(self.model, data)
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        """Do ``work`` while the substitutes are in place."""
+        return work()
 
 
 class EmpiricalRisk:
@@ -74,11 +76,11 @@ class EmpiricalRisk:
         num_groups: int = 32,
         ledger: Ledger | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._loss = model, loss
         self.space = ParameterSpace.of(model)
         self.sample = sample.to(self.space.device)
         self._trial = _Trial(model, loss)
-        self._buffers = {f"model.{name}": b.clone() for name, b in model.named_buffers()}
+        self._constants = Constants(model)
         self.ledger = ledger if ledger is not None else Ledger(sample.examples)
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
@@ -139,6 +141,28 @@ class EmpiricalRisk:
         total = sum(counts)
         for chunk, count in zip(self.chunks, counts, strict=True):
             yield self._graph(theta, chunk, count / total)
+
+    def in_precision(self, dtype: torch.dtype) -> EmpiricalRisk:
+        """Return the same loss with weights, constants and data in ``dtype``, and the same ledger."""
+        other = copy.copy(self)
+        other._counts, other._constants = {}, Constants(self._model, dtype)
+        other.space = replace(self.space, dtypes=(dtype,) * len(self.space.dtypes))
+        other._trial = _Trial(self._model, loss_in(self._loss, dtype))
+        other.chunks = tuple(batch.cast(dtype) for batch in self.chunks)
+        other.groups = tuple(batch.cast(dtype) for batch in self.groups)
+        return other
+
+    def stand_in(self, dtype: torch.dtype | None) -> EmpiricalRisk:
+        """Return the same loss over a few examples, for checks, with a ledger of its own.
+
+        Args:
+            dtype: to compute in; None is the precision of the weights.
+        """
+        few = copy.copy(self)
+        few.ledger, few._counts = self.ledger.for_checks(), {}
+        few.sample = self.sample.few(FEW)
+        few.chunks = few.groups = few.sample.batches
+        return few if dtype is None else few.in_precision(dtype)
 
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the mean losses of the statistical batches and their counts."""
@@ -232,12 +256,19 @@ class EmpiricalRisk:
     ) -> tuple[Terms, list[Tensor | None]]:
         """Run model and loss on substituted weights; return the loss and, if asked for, its gradient."""
         safe_point()
-        named = dict(zip((f"model.{name}" for name in self.space.names), tensors, strict=True))
         leaves = tensors if differentiated else ()
+        versions = [tensor._version for tensor in tensors]
+
+        def work() -> tuple[Terms, list[Tensor | None]]:
+            terms = self._trial.terms(batch.data)
+            if not leaves:
+                return terms, []
+            require_graph(terms.mean)
+            parts = torch.autograd.grad(terms.mean, leaves, create_graph=create_graph, allow_unused=True)
+            return terms, [g.to_dense() if g is not None and g.is_sparse else g for g in parts]
+
         try:
-            result: tuple[Terms, list[Tensor | None]] = functional_call(
-                self._trial, {**self._buffers, **named}, (batch.data, leaves, create_graph)
-            )
+            result: tuple[Terms, list[Tensor | None]] = self._within(tensors, work)
         except (ThalwegError, torch.OutOfMemoryError):
             raise
         except FOREIGN_FAILURES as error:
@@ -247,7 +278,14 @@ class EmpiricalRisk:
                 cause="the batch does not have the form or dtype that the model and the loss take",
                 hint="run loss(model, batch) on one batch by hand, and torch.autograd.grad of it",
             ) from error
+        require_unwritten(self.space.names, tensors, versions)
         return result
+
+    def _within(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
+        """Do ``work`` where the model is in evaluation mode and holds ``tensors``."""
+        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
+        with intact(self._model):
+            return functional_call(self._trial, self._constants.beside(named), (work,))
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:
         """Return the mean loss over ``batches`` only."""
@@ -280,7 +318,7 @@ class EmpiricalRisk:
             leaves = self._leaves(theta)
             _, parts = self._run(leaves, batch, differentiated=True, create_graph=True)
         self.ledger.spend(GRADIENT, batch.examples)
-        return GradientGraph(leaves, parts, weight, batch.examples)
+        return GradientGraph(leaves, parts, weight, batch.examples, partial(self._within, leaves))
 
     def _leaves(self, theta: Tensor) -> list[Tensor]:
         return [tensor.detach().clone().requires_grad_() for tensor in self.space.unflatten(theta)]

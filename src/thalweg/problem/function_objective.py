@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,16 @@ class FunctionObjective:
             value = self._evaluate(leaf)
             require_graph(value)
             (part,) = torch.autograd.grad(value, [leaf], create_graph=True, allow_unused=True)
-        yield GradientGraph([leaf], [part], 1.0, 1)
+        yield GradientGraph([leaf], [part], 1.0, 1, within=_undisturbed)
+
+    def in_precision(self, dtype: torch.dtype) -> FunctionObjective:
+        """Return the same function at a start of ``dtype``, with the same ledger."""
+        return FunctionObjective(self._function, self._start.view(self._shape).to(dtype), ledger=self.ledger)
+
+    def stand_in(self, dtype: torch.dtype | None) -> FunctionObjective:
+        """Return the same function at a start of ``dtype``, with a ledger of its own."""
+        start = self._start.view(self._shape).to(dtype or self._start.dtype)
+        return FunctionObjective(self._function, start, ledger=self.ledger.for_checks())
 
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the value as the only batch."""
@@ -94,3 +104,8 @@ class FunctionObjective:
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise InputError("the function has the wrong result", expected="a scalar tensor", got=f"{shape}")
         return value.reshape(())
+
+
+def _undisturbed(work: Callable[[], Any]) -> Any:
+    with intact(None):
+        return work()

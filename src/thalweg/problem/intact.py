@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -47,9 +48,10 @@ def intact(model: nn.Module | None) -> Iterator[None]:
     """Run ``model`` in evaluation mode, with kernels that can be differentiated twice; then restore.
 
     Inside, gradients are enabled, autocast is off, attention takes the maths kernel and recurrent nets
-    leave cuDNN (their fast kernels have no second derivative), matrix products keep float32, and Ctrl-C
-    waits for the next safe point. Afterwards the mode of every submodule, the random states and the kernel
-    settings are what they were. Parameters, buffers and ``.grad`` are never written to in the first place:
+    leave cuDNN (their fast kernels have no second derivative), compiled parts run as they are written (nor
+    have they), matrix products keep float32, and Ctrl-C waits for the next safe point. Afterwards the mode
+    of every submodule, the random states and the kernel settings are what they were. Parameters, buffers
+    and ``.grad`` are never written to in the first place:
     the objectives run on substitutes (`torch.func.functional_call`) and differentiate with
     `torch.autograd.grad`.
     """
@@ -68,6 +70,8 @@ def intact(model: nn.Module | None) -> Iterator[None]:
                 stack.enter_context(torch.enable_grad())
                 stack.enter_context(torch.autocast("cpu", enabled=False))
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                if "torch._dynamo" in sys.modules:  # compiled parts have no second derivative
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
                 if torch.cuda.is_available():
                     stack.enter_context(torch.autocast("cuda", enabled=False))
                     stack.enter_context(torch.backends.cudnn.flags(enabled=False))
@@ -99,7 +103,7 @@ def _contents(module: nn.Module) -> Contents:
 
 def _put_back(module: nn.Module, contents: Contents) -> None:
     """Put back what a module holds: its mode, and what its forward pass may have set on it."""
-    held = (vars(module), module._parameters, module._buffers)
+    held: Contents = (vars(module), module._parameters, module._buffers)
     for now, before in zip(held, contents, strict=True):
         for name in now.keys() - before.keys():
             del now[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import num_examples
 
-__all__ = ["BatchLoss", "Terms", "batch_loss", "split_batch", "tensor_of"]
+__all__ = ["BatchLoss", "Terms", "batch_loss", "loss_in", "split_batch", "tensor_of"]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _ELEMENTWISE = (
@@ -73,6 +74,13 @@ def batch_loss(loss: Any) -> BatchLoss:
     except ValueError:
         pass  # a builtin without a signature: calling it will tell
     return _Function(loss)
+
+
+def loss_in(loss: BatchLoss, dtype: torch.dtype) -> BatchLoss:
+    """Return the loss with the constants of its criterion, such as class weights, in ``dtype``."""
+    if isinstance(loss, _Criterion) and isinstance(loss.criterion, nn.Module):
+        return replace(loss, criterion=copy.deepcopy(loss.criterion).to(dtype))
+    return loss
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class SavedBytes:
             yield
 
     def _pack(self, tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:  # a sparse gradient: of rows that are counted already
+            return tensor.detach()
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,12 +19,22 @@ __all__ = ["GradientGraph", "Objective", "differentiate", "require_finite", "req
 
 @dataclass(frozen=True)
 class GradientGraph:
-    """The gradient of a part of the objective with the graph that made it, to be differentiated again."""
+    """The gradient of a part of the objective with the graph that made it, to be differentiated again.
+
+    Attributes:
+        leaves: the parameters that it is the gradient by.
+        gradient: by each of them; None where the part does not depend on it.
+        weight: this part's share of the whole.
+        examples: how many it is a mean over.
+        within: calls a function inside `intact`, where the model holds ``leaves``: gradient checkpointing
+            runs it again during every differentiation, the second one too.
+    """
 
     leaves: list[Tensor]
     gradient: list[Tensor | None]
-    weight: float  # this part's share of the whole
+    weight: float
     examples: int
+    within: Callable[[Callable[[], Any]], Any]
 
 
 class Objective(Protocol):
@@ -56,6 +66,16 @@ class Objective(Protocol):
     def gradient_graphs(self, theta: Tensor) -> Iterator[GradientGraph]:
         """Yield the gradient part by part, each with its graph."""
 
+    def in_precision(self, dtype: torch.dtype) -> Objective:
+        """Return the same function, computed in ``dtype``, with the same ledger."""
+
+    def stand_in(self, dtype: torch.dtype | None) -> Objective:
+        """Return the same function over a few examples, for checks, with a ledger of its own.
+
+        Args:
+            dtype: to compute in; None is the precision of the weights.
+        """
+
     def batch_values(self, theta: Tensor) -> tuple[list[float], list[float]]:
         """Return the means of the statistical batches (k,) and their true counts (k,)."""
 
@@ -74,10 +94,14 @@ def differentiate(
     live = [(g, v) for g, v in zip(graph.gradient, vector, strict=True) if g is not None and g.requires_grad]
     if not live:  # the gradient does not depend on the parameters: a linear function
         return [None] * len(graph.leaves)
-    # As the derivative of a scalar rather than with grad_outputs, whose first use makes torch import its
-    # symbolic shapes: half a second before the first answer.
-    directional = torch.stack([(g * v).sum() for g, v in live]).sum()
-    return list(torch.autograd.grad(directional, graph.leaves, retain_graph=keep, allow_unused=True))
+
+    def work() -> tuple[Tensor | None, ...]:
+        # As the derivative of a scalar rather than with grad_outputs, whose first use makes torch import its
+        # symbolic shapes: half a second before the first answer.
+        directional = torch.stack([(g * v).sum() for g, v in live]).sum()
+        return torch.autograd.grad(directional, graph.leaves, retain_graph=keep, allow_unused=True)
+
+    return list(graph.within(work))
 
 
 def require_graph(loss: Tensor) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,10 +16,10 @@ from thalweg.problem.builtin.registry import build
 from thalweg.problem.cost import Ledger
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.function_objective import FunctionObjective
-from thalweg.problem.intact import random_state_kept
 from thalweg.problem.loss import BatchLoss, batch_loss
 from thalweg.problem.objective import Objective
 from thalweg.problem.parameters import ParameterSpace
+from thalweg.problem.probes import require_fixed_function, require_right_gradient
 from thalweg.problem.stepping import Stepping, stepping_from_optimizer, stepping_from_state
 
 __all__ = ["Measured", "Problem"]
@@ -165,14 +163,15 @@ class Problem:
         self._require_finite_weights()
         if self._function is not None and self._start is not None:
             function = FunctionObjective(self._function, self._start.detach().view(self._shape))
-            return Measured(function, None, True, function.ledger, ())
+            require_fixed_function(function)
+            return Measured(function, None, True, function.ledger, require_right_gradient(function))
         assert self.model is not None
         assert self.loss is not None
         train = self._sample("training", self._train, limit, seed)
         ledger = Ledger(train.examples)
         risk = EmpiricalRisk(self.model, self.loss, train, ledger=ledger)
         notes: list[str] = []
-        _require_fixed_function(risk)
+        require_fixed_function(risk)
         if not _examples_add_up(risk):
             train = replace(train, joinable=False)
             risk = EmpiricalRisk(self.model, self.loss, train, ledger=ledger)
@@ -180,6 +179,7 @@ class Problem:
                 "The loss of two batches together is not their weighted mean, so batches are kept as they "
                 "are; where the loss averages over tokens, return (sum, count) for exact weights."
             )
+        notes += require_right_gradient(risk)
         if not train.complete:
             notes.append(f"Measured on {train.examples:,} training examples: {train.origin}.")
         if risk.unused:
@@ -225,23 +225,6 @@ class Problem:
                 cause="training has diverged, or the checkpoint is damaged",
                 hint="go back to an earlier checkpoint and lower the learning rate or clip the gradient",
             )
-
-
-def _require_fixed_function(risk: EmpiricalRisk) -> None:
-    """Refuse a model whose loss depends on the random state: its landscape is not there twice."""
-    with random_state_kept():
-        first = risk.value(risk.theta)
-        torch.rand(1)
-        random.random()
-        np.random.random()  # noqa: NPY002
-        second = risk.value(risk.theta)
-    if first != second and not (first != first and second != second):
-        raise ModelError(
-            "the loss of this model is not a fixed function of its weights",
-            got=f"{first!r} and then {second!r} for the same weights and data",
-            cause="a layer that draws random numbers in evaluation mode",
-            hint="make it deterministic when self.training is False, as nn.Dropout is",
-        )
 
 
 def _examples_add_up(risk: EmpiricalRisk) -> bool:
