@@ -73,7 +73,7 @@ def test_it_reaches_the_minimum_of_rosenbrock():
             break
         steps += 1
     np.testing.assert_allclose(p.detach(), [1, 1], atol=1e-6)
-    assert steps == pytest.approx(21, rel=0.2)  # Newton's method with Armijo, as [nocedal2006] §3.4
+    assert steps == pytest.approx(21, rel=0.2)  # as reported for Newton's method in [nocedal2006], §6.1
 
 
 def test_where_no_length_lowers_the_loss_nothing_moves():
