@@ -31,7 +31,8 @@ class LARS(LayerWise):
 
     Args:
         params: parameters or groups of them; real.
-        lr: for adapted tensors times ``trust``; for the others the rate of plain momentum.
+        lr: for adapted tensors times ``trust``; for the others the rate of plain momentum: where it is large,
+            they need a group of their own with a smaller one.
         momentum: of v, which holds the rate, so that a change of rate acts on new gradients only.
         weight_decay: added to the gradient and to its norm.
         trust: η, the share of a tensor's norm that a step of rate 1 moves it.
