@@ -68,7 +68,8 @@ def residuals(closure: Closure | None) -> Tensor:
             got=_described(result),
         )
     _require_graph(result, "residual")
-    return result.reshape(-1)
+    with torch.enable_grad():  # step() runs without, and a view made there would lose the graph
+        return result.reshape(-1)
 
 
 def _run(closure: Closure | None, wanted: str) -> object:
@@ -94,7 +95,8 @@ def _scalar(closure: Closure | None, wanted: str) -> Tensor:
             got=_described(result),
             cause="a missing return" if result is None else "a loss that is not reduced to its mean",
         )
-    return result.reshape(())
+    with torch.enable_grad():
+        return result.reshape(())
 
 
 def _require_graph(result: Tensor, kind: str) -> None:
