@@ -23,7 +23,7 @@ class Step:
 
     Attributes:
         loss: before the step.
-        new_loss: after it; the same where the step was not taken.
+        new_loss: after it; the same where the step was not taken, NaN where it was not evaluated.
         gradient_norm: before the step.
         step_norm: how far the parameters moved.
         accepted: whether they moved.
@@ -56,8 +56,8 @@ class WholeVector(torch.optim.Optimizer):
 
     What a method keeps between steps lies in ``state`` parameter by parameter (vectors) and in the first
     parameter group (numbers), so that ``state_dict`` holds all of it and resuming is exact. Parameters that
-    do not require a gradient stay as they are. The learning rate of a group scales nothing here: these
-    methods find their step length.
+    do not require a gradient stay as they are. The learning rate of a group scales nothing here: most of
+    these methods find their step length; those that have one multiply by `rates`.
 
     After each step ``last`` says what it did.
     """
@@ -134,6 +134,11 @@ class WholeVector(torch.optim.Optimizer):
         pieces = vector.split([p.numel() for p in parameters])
         return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
+    def rates(self) -> Tensor:
+        """Return the learning rate of each coordinate (n,), for methods that have one."""
+        pairs = [(p, group["lr"]) for group in self.param_groups for p in group["params"] if p.requires_grad]
+        return self.join([torch.full_like(p, float(lr)) for p, lr in pairs])
+
     def keep(self, **vectors: Tensor | None) -> None:
         """Keep vectors (n,) in the state for the next step; None forgets one."""
         for name, vector in vectors.items():
@@ -167,7 +172,7 @@ class WholeVector(torch.optim.Optimizer):
             except BaseException:
                 self.move_to(start)  # nobody is left half way
                 raise
-        return torch.tensor(self.last.loss)
+        return torch.tensor(self.last.loss, dtype=torch.float64)
 
     def take(self, closure: Closure | None) -> Step:
         """Take one step and say what it did; each method writes its own."""
