@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from thalweg.curvature.spectrum import Spectrum, spectrum
     from thalweg.curvature.trace import trace
     from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
+    from thalweg.diagnosis.escape import Escape, escape
     from thalweg.diagnosis.verdict import Verdict
     from thalweg.errors import CheckpointError, InputError, ModelError, NumericalError, ThalwegError
     from thalweg.estimates import Estimate
@@ -27,6 +28,7 @@ _HOMES = {
     "CheckpointError": "errors",
     "Density": "curvature.density",
     "Diagnosis": "diagnosis.diagnosis",
+    "Escape": "diagnosis.escape",
     "Estimate": "estimates",
     "InputError": "errors",
     "ModelError": "errors",
@@ -38,6 +40,7 @@ _HOMES = {
     "Verdict": "diagnosis.verdict",
     "density": "curvature.density",
     "diagnose": "diagnosis.diagnosis",
+    "escape": "diagnosis.escape",
     "load_problem": "problem.loading",
     "problems": "problem.builtin.registry",
     "sharpness": "curvature.sharpness",
@@ -49,6 +52,7 @@ __all__ = [
     "CheckpointError",
     "Density",
     "Diagnosis",
+    "Escape",
     "Estimate",
     "InputError",
     "ModelError",
@@ -61,6 +65,7 @@ __all__ = [
     "__version__",
     "density",
     "diagnose",
+    "escape",
     "load_problem",
     "problems",
     "sharpness",

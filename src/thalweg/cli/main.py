@@ -18,6 +18,7 @@ __all__ = ["command", "main"]
 # the help answers at once.
 _VERBS = {
     "diagnose": "Say where a training stands: minimum, saddle, plateau, descending, bouncing …",
+    "escape": "Leave a saddle, if held-out data confirm the way out; new weights go to a new file.",
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "problems": "List the built-in problems.",

@@ -1,0 +1,63 @@
+"""``thalweg escape``: leave a saddle, if held-out data confirm the way out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
+from thalweg.diagnosis.escape import escape
+from thalweg.errors import InputError
+from thalweg.problem.saving import require_free, save_weights
+
+__all__ = ["command"]
+
+
+@click.command("escape")
+@problem_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write the new weights: .safetensors, .pt, .pth, .ckpt; never over a file. The default is "
+    "NAME.escaped.safetensors beside the checkpoint or, without one, in this folder.",
+)
+def command(
+    problem: str, checkpoint: Path | None, seed: int, json_path: str | None, output: Path | None
+) -> None:
+    """Move the weights of PROBLEM out of a saddle, if held-out data confirm the way out.
+
+    The new weights go to a file of their own; the checkpoint stays as it is. Where nothing leads out, or the
+    held-out data do not confirm it, nothing is written, and the answer says why.
+
+    \b
+    thalweg escape digits-saddle
+    thalweg escape train.py:problem --checkpoint last.safetensors
+    thalweg escape train.py:problem --checkpoint last.pt --output onward.pt --json -
+    """
+    target = output or _beside(problem, checkpoint)
+    require_writable(json_path)
+    require_free(target)
+    with working() as bar:
+        bar.phase("building the problem")
+        opened = open_problem(problem, checkpoint, seed)
+        if opened.model is None and output is not None:
+            raise InputError(
+                "a plain function has no weights to write",
+                hint="leave --output out; the new point is in the answer, and in the JSON",
+            )
+        escaped = escape(opened, seed=seed, progress=bar)
+        if escaped.applied and opened.model is not None:
+            escaped = replace(escaped, saved_to=str(save_weights(opened.model, target)))
+    give_out(escaped, json_path)
+
+
+def _beside(problem: str, checkpoint: Path | None) -> Path:
+    """Return the default output: last.pt → last.escaped.safetensors, train.py:problem → train.escaped…."""
+    if checkpoint is not None:
+        return checkpoint.with_name(f"{checkpoint.stem}.escaped.safetensors")
+    place = problem.rpartition(":")[0] or problem
+    name = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    return Path(f"{name}.escaped.safetensors")
