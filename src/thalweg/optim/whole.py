@@ -167,7 +167,7 @@ class WholeVector(torch.optim.Optimizer):
             except BaseException:
                 self.move_to(start)  # nobody is left half way
                 raise
-        return torch.tensor(self.last.loss)
+        return torch.tensor(self.last.loss, dtype=torch.float64)
 
     def take(self, closure: Closure | None) -> Step:
         """Take one step and say what it did; each method writes its own."""
