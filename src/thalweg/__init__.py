@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.version import __version__
 
 if TYPE_CHECKING:
+    from thalweg import optim
     from thalweg.curvature.density import Density, density
     from thalweg.curvature.sharpness import Sharpness, sharpness
     from thalweg.curvature.spectrum import Spectrum, spectrum
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from thalweg.problem.builtin.registry import problems
     from thalweg.problem.loading import load_problem
     from thalweg.problem.problem import Problem
+    from thalweg.training.loop import train
+    from thalweg.training.trajectory import Trajectory
 
 _HOMES = {
     "CheckpointError": "errors",
@@ -37,6 +40,7 @@ _HOMES = {
     "Sharpness": "curvature.sharpness",
     "Spectrum": "curvature.spectrum",
     "ThalwegError": "errors",
+    "Trajectory": "training.trajectory",
     "Verdict": "diagnosis.verdict",
     "density": "curvature.density",
     "diagnose": "diagnosis.diagnosis",
@@ -46,6 +50,7 @@ _HOMES = {
     "sharpness": "curvature.sharpness",
     "spectrum": "curvature.spectrum",
     "trace": "curvature.trace",
+    "train": "training.loop",
 }
 
 __all__ = [
@@ -61,20 +66,25 @@ __all__ = [
     "Sharpness",
     "Spectrum",
     "ThalwegError",
+    "Trajectory",
     "Verdict",
     "__version__",
     "density",
     "diagnose",
     "escape",
     "load_problem",
+    "optim",
     "problems",
     "sharpness",
     "spectrum",
     "trace",
+    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "optim":
+        return importlib.import_module("thalweg.optim")
     if name not in _HOMES:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"thalweg.{_HOMES[name]}"), name)

@@ -59,7 +59,7 @@ def test_help_answers_within_half_a_second():
     assert min(seconds() for _ in range(5)) < 0.5
 
 
-@pytest.mark.parametrize("verb", ["diagnose", "spectrum", "problems", "doctor"])
+@pytest.mark.parametrize("verb", ["diagnose", "spectrum", "train", "problems", "doctor"])
 def test_every_verb_has_help(verb):
     done = run(verb, "--help")
     assert done.returncode == 0

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from thalweg.progress import Metered, Silent
-from thalweg.report.document import Document, Facts, Headline, Note, Table, signed, significant
+from thalweg.report.curves import heights, is_logarithmic, sparkline, to_svg
+from thalweg.report.document import Curves, Document, Facts, Headline, Note, Table, signed, significant
 from thalweg.report.html import to_fragment, to_page
 from thalweg.report.terminal import Bar, to_text
 
@@ -21,6 +22,7 @@ def document(text):
             Facts(((text, text),)),
             Table(text, (text, text), ((text, text),)),
             Note(text),
+            Curves(text, text, ((text, (1.0, 2.0)),)),
         ),
     )
 
@@ -101,3 +103,38 @@ def test_many_phases_are_measured_by_what_they_spend():
     spent[0] = 40.0
     meter.phase("b")
     assert told.seen == [(0.0, 10.0), (4.0, 10.0), (10.0, 10.0)]
+
+
+NAN = float("nan")
+
+
+def curves(*series):
+    return Curves("Loss", "2 epochs", tuple((f"curve {i}", values) for i, values in enumerate(series)))
+
+
+def test_curves_share_one_scale():
+    assert heights(curves((1.0, 0.5, 0.0), (0.25, 0.75, NAN))) == [[1.0, 0.5, 0.0], [0.25, 0.75, None]]
+    assert heights(curves((3.0, 3.0))) == [[0.0, 0.0]]
+    assert heights(curves((NAN,))) == [[None]]
+
+
+def test_the_scale_is_logarithmic_where_values_span_decades_and_are_positive():
+    wide = curves((1e3, 1.0, 1e-3))
+    assert is_logarithmic(wide)
+    assert heights(wide) == [[1.0, 0.5, 0.0]]
+    assert not is_logarithmic(curves((1e3, 0.0)))
+    assert not is_logarithmic(curves((1.0, 0.5)))
+    assert not is_logarithmic(curves((NAN,)))
+
+
+def test_a_sparkline_goes_up_and_down_and_leaves_gaps():
+    assert sparkline([0.0, 0.5, 1.0, None], 10) == "▁▅█ "
+    assert sparkline([0.0, 0.0, 1.0, 1.0], 2) == "▁█"
+    assert sparkline([i / 99 for i in range(100)], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([], 5) == ""
+
+
+def test_a_drawn_curve_is_broken_at_a_gap():
+    path = to_svg(curves((0.0, 1.0, NAN, 0.5)))
+    assert path.count("M") == 2
+    assert path.count("L") == 1

@@ -1,1 +1,48 @@
-"""Ways down: optimisers that PyTorch lacks, and one registry that also hands out PyTorch's own."""
+"""Ways down: optimisers that PyTorch lacks, and one registry that also hands out PyTorch's own.
+
+The names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "BFGS": "bfgs",
+    "BoldDriver": "bold_driver",
+    "CubicNewton": "cubic_newton",
+    "Dogleg": "dogleg",
+    "EntropySGD": "entropy_sgd",
+    "Factory": "factory",
+    "LAMB": "lamb",
+    "LARS": "lars",
+    "LevenbergMarquardt": "levenberg_marquardt",
+    "ModifiedNewton": "modified_newton",
+    "NonlinearConjugateGradient": "nonlinear_conjugate_gradient",
+    "OneStepSecant": "one_step_secant",
+    "PerturbedGradientDescent": "perturbed_gradient_descent",
+    "RpropPlus": "rprop_plus",
+    "SaddleFreeNewton": "saddle_free_newton",
+    "ScaledConjugateGradient": "scaled_conjugate_gradient",
+    "SharpnessAware": "sharpness_aware",
+    "StopRule": "stop_rule",
+    "TrustRegionNewtonCG": "trust_region_newton_cg",
+    "ema_momentum": "ema_momentum",
+    "get": "registry",
+    "names": "registry",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thalweg.optim' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"thalweg.optim.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

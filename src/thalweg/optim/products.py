@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from thalweg.errors import InputError
 from thalweg.optim.closures import Closure, loss_with_graph
 
 __all__ = ["LossHessian"]
@@ -63,6 +64,10 @@ class LossHessian:
 
 
 def _join(parts: tuple[Tensor | None, ...], parameters: list[Tensor]) -> Tensor:
+    if any(part is not None and part.is_sparse for part in parts):
+        raise InputError(
+            "a gradient is sparse, which this method cannot take", hint="sparse=False in the embedding"
+        )
     flat = [
         torch.zeros_like(p).reshape(-1) if part is None else part.reshape(-1)
         for part, p in zip(parts, parameters, strict=True)

@@ -15,7 +15,16 @@ from thalweg.errors import InputError
 from thalweg.problem.intact import random_state_kept
 from thalweg.rng import generator
 
-__all__ = ["Batch", "Sample", "draw_sample", "num_examples", "tensors_of"]
+__all__ = [
+    "Batch",
+    "Data",
+    "Sample",
+    "draw_sample",
+    "loader_generators",
+    "num_examples",
+    "tensors_of",
+    "visits_each_once",
+]
 
 Data = DataLoader[Any] | Dataset[Any] | Sequence[Any] | Iterable[Any]
 
@@ -34,6 +43,10 @@ class Batch:
         if dtype is None:
             return self
         return replace(self, data=_map(self.data, lambda t: t.to(dtype) if t.is_floating_point() else t))
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch(_map(self.data, lambda t: t.to(device)), self.examples)
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,11 @@ class Sample:
         """Return the same examples in batches of at most ``size``, where they may be cut anew."""
         return self.grouped(-(-self.examples // size)) if self.examples else ()
 
-    def rebatched(self, size: int, rng: torch.Generator) -> Iterator[Batch]:
-        """Yield the examples shuffled in batches of ``size``, as an epoch of training does."""
+    def rebatched(self, size: int, rng: torch.Generator, *, all_of_them: bool = False) -> Iterator[Batch]:
+        """Yield the examples shuffled in batches of ``size``, as an epoch of training does.
+
+        What is left over at the end is dropped, unless ``all_of_them`` are wanted.
+        """
         joined = self._joined()
         if joined is None:
             for i in torch.randperm(len(self.batches), generator=rng).tolist():
@@ -85,15 +101,13 @@ class Sample:
             return
         order = torch.randperm(self.examples, generator=rng)
         size = min(size, self.examples)
-        for start in range(0, self.examples - size + 1, size):
-            yield Batch(_take(joined, order[start : start + size]), size)
+        for start in range(0, self.examples if all_of_them else self.examples - size + 1, size):
+            rows = order[start : start + size]
+            yield Batch(_take(joined, rows), len(rows))
 
     def to(self, device: torch.device) -> Sample:
         """Return the sample on ``device``."""
-        moved = tuple(
-            Batch(_map(batch.data, lambda t: t.to(device)), batch.examples) for batch in self.batches
-        )
-        return replace(self, batches=moved)
+        return replace(self, batches=tuple(batch.to(device) for batch in self.batches))
 
     def few(self, most: int) -> Sample:
         """Return one batch of about ``most`` examples."""
@@ -180,8 +194,8 @@ def _from_tensors(data: Any, limit: int, seed: int, role: str) -> Sample:
 
 def _from_loader(loader: DataLoader[Any], limit: int, seed: int, role: str) -> Sample:
     dataset = loader.dataset
-    if not _visits_each_once(loader):
-        states = [(g, g.get_state()) for g in _generators(loader)]
+    if not visits_each_once(loader):
+        states = [(g, g.get_state()) for g in loader_generators(loader)]
         try:
             sample = _first_batches(loader, limit, role, "the first batches that the loader gave")
         finally:
@@ -205,7 +219,8 @@ def _from_loader(loader: DataLoader[Any], limit: int, seed: int, role: str) -> S
     return Sample(tuple(batches), size, total <= limit, "drawn at random")
 
 
-def _visits_each_once(loader: DataLoader[Any]) -> bool:
+def visits_each_once(loader: DataLoader[Any]) -> bool:
+    """Say whether the loader goes through an indexable dataset, each example once, in or out of order."""
     sampler = loader.sampler
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return False
@@ -216,7 +231,7 @@ def _visits_each_once(loader: DataLoader[Any]) -> bool:
     return isinstance(sampler, SequentialSampler)
 
 
-def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+def loader_generators(loader: DataLoader[Any]) -> list[torch.Generator]:
     """Return the random generators that a pass over the loader moves."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     holders = (loader, loader.sampler, loader.batch_sampler, inner)

@@ -34,6 +34,9 @@ def random_state_kept(seed: int | None = None) -> Iterator[None]:
             random.setstate(random.Random(number).getstate())
             np.random.set_state(np.random.RandomState(number).get_state())  # noqa: NPY002
             torch.set_rng_state(generator(seed, "global").get_state())
+            if gpu:
+                seeded = [torch.Generator(f"cuda:{i}").manual_seed(number) for i in range(len(gpu))]
+                torch.cuda.set_rng_state_all([g.get_state() for g in seeded])
         yield
     finally:
         random.setstate(python)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import num_examples
 
-__all__ = ["BatchLoss", "Terms", "batch_loss", "loss_in", "split_batch", "tensor_of"]
+__all__ = ["BatchLoss", "Terms", "batch_loss", "loss_in", "residuals", "split_batch", "tensor_of"]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _ELEMENTWISE = (
@@ -149,6 +150,27 @@ class _Criterion:
         if isinstance(criterion, _ELEMENTWISE):
             return float(torch.broadcast_shapes(outputs.shape, targets.shape).numel())
         return float(examples)
+
+
+def residuals(loss: BatchLoss, model: nn.Module, data: Any) -> Tensor:
+    """Return outputs − targets of one batch, scaled so that the sum of their squares is the loss.
+
+    Raises:
+        InputError: where the loss is no mean (or sum) of squared errors.
+    """
+    criterion = loss.criterion if isinstance(loss, _Criterion) else None
+    if not isinstance(criterion, nn.MSELoss) and criterion is not mse_loss:
+        raise InputError(
+            "this method needs a loss that is a mean squared error",
+            expected="nn.MSELoss() or torch.nn.functional.mse_loss",
+            got=type(criterion).__name__ if criterion is not None else "a function of (model, batch)",
+            hint="another method, such as trust-region or scaled-conjugate-gradient",
+        )
+    inputs, keywords, targets = split_batch(data)
+    errors: Tensor = tensor_of(model(*inputs, **keywords)) - targets
+    _require_terms(errors.numel())
+    mean = getattr(criterion, "reduction", "mean") != "sum"
+    return errors / errors.numel() ** 0.5 if mean else errors
 
 
 def split_batch(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -16,7 +16,7 @@ from thalweg.problem.builtin.registry import build
 from thalweg.problem.cost import Ledger
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.function_objective import FunctionObjective
-from thalweg.problem.loss import BatchLoss, batch_loss
+from thalweg.problem.loss import BatchLoss, Terms, batch_loss, residuals
 from thalweg.problem.objective import Objective
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.problem.probes import require_fixed_function, require_right_gradient
@@ -85,7 +85,8 @@ class Problem:
         self.optimizer = optimizer
         self._optimizer_state: Mapping[str, Any] | None = None
         self.loss: BatchLoss | None = batch_loss(loss)
-        self._train, self._heldout = train, heldout
+        self._train: Data | None = train
+        self._heldout = heldout
         self._function: Callable[[Tensor], Tensor] | None = None
         self._start: nn.Parameter | None = None
         self._shape = torch.Size()
@@ -119,7 +120,7 @@ class Problem:
         problem = cls.__new__(cls)
         problem.model, problem.loss, problem.optimizer, problem._optimizer_state = None, None, None, None
         problem.name = name or str(getattr(function, "__name__", "function"))
-        problem._function, problem._samples = function, {}
+        problem._function, problem._samples, problem._train = function, {}, None
         problem._start = nn.Parameter(start.detach().clone().reshape(-1))
         problem._shape = start.shape
         if lr is not None:
@@ -140,6 +141,41 @@ class Problem:
     def is_function(self) -> bool:
         """Whether this is a plain function rather than a model with data."""
         return self._function is not None
+
+    @property
+    def training_data(self) -> Data | None:
+        """The training data as they were handed in; None for a plain function."""
+        return self._train
+
+    @property
+    def optimizer_state(self) -> Mapping[str, Any] | None:
+        """The optimiser state that was adopted; None without."""
+        return self._optimizer_state
+
+    def terms(self, data: Any = None) -> Terms:
+        """Return the loss of one training batch (of the function) at the present weights, with its graph.
+
+        The model runs as it is, in the mode that it is in.
+        """
+        if self._function is not None and self._start is not None:
+            return Terms(self._function(self._start.view(self._shape)).reshape(()), 1.0)
+        assert self.model is not None
+        assert self.loss is not None
+        return self.loss(self.model, data)
+
+    def residuals(self, data: Any = None) -> Tensor:
+        """Return outputs − targets of one training batch, with their graph; their squares add up to the loss.
+
+        Raises:
+            InputError: where the loss is not a mean squared error.
+        """
+        if self.model is None or self.loss is None:
+            raise InputError(
+                "a plain function has no residuals",
+                expected="a model with nn.MSELoss()",
+                hint="a method that takes the loss, such as trust-region",
+            )
+        return residuals(self.loss, self.model, data)
 
     def adopt_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Take over the optimiser state of a checkpoint (learning rate, moments)."""
@@ -167,6 +203,7 @@ class Problem:
             return Measured(function, None, True, function.ledger, require_right_gradient(function))
         assert self.model is not None
         assert self.loss is not None
+        assert self._train is not None
         train = self._sample("training", self._train, limit, seed)
         ledger = Ledger(train.examples)
         risk = EmpiricalRisk(self.model, self.loss, train, ledger=ledger)

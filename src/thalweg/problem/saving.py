@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from thalweg.errors import InputError
 from thalweg.problem.interrupt import at_safe_points
 
-__all__ = ["require_free", "save_weights"]
+__all__ = ["require_free", "save_training", "save_weights"]
 
 _ZIPPED = (".pt", ".pth", ".ckpt", ".bin")
 # What file systems without hard links say (FAT, some network drives).
@@ -40,12 +40,29 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     require_free(path)
-    kept = model.state_dict()
-    state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in kept.items()}
+    state = _on_cpu(model.state_dict())
     zipped = path.suffix.lower() in _ZIPPED
-    if not zipped:
-        state = _own_copies(state, path)
-    write = _write_zip if zipped else _write_safetensors
+    return _save(state if zipped else _own_copies(state, path), path)
+
+
+def save_training(model: nn.Module, optimizer: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write weights and the state of an optimiser to the new file ``path``, as `save_weights` writes weights.
+
+    What `torch.save` makes, under the names "model" and "optimizer"; a ``.safetensors`` file holds weights
+    only.
+
+    Raises:
+        InputError: as `save_weights` does.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _ZIPPED:
+        return save_weights(model, path)
+    require_free(path)
+    return _save(_on_cpu({"model": model.state_dict(), "optimizer": dict(optimizer)}), path)
+
+
+def _save(state: dict[str, Any], path: Path) -> Path:
+    write = _write_zip if path.suffix.lower() in _ZIPPED else _write_safetensors
     with at_safe_points():
         try:
             _publish(lambda draft: write(state, draft), path)
@@ -182,11 +199,28 @@ def _own_copies(state: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _require_same(state: dict[str, Any], stored: dict[str, Any]) -> None:
     """Check that what was read back is what was to be written, bit for bit."""
-    same = state.keys() == stored.keys() and all(
-        _same_bits(value, stored[name]) for name, value in state.items() if isinstance(value, Tensor)
-    )
-    if not same:
+    if not _is_same(state, stored):
         raise OSError(errno.EIO, "what was read back is not what was written")
+
+
+def _is_same(written: Any, stored: Any) -> bool:
+    if isinstance(written, Tensor):
+        return _same_bits(written, stored)
+    if isinstance(written, Mapping):
+        return written.keys() == stored.keys() and all(_is_same(written[key], stored[key]) for key in written)
+    if isinstance(written, tuple | list):
+        return len(written) == len(stored) and all(map(_is_same, written, stored))
+    return True  # what is not a tensor is checked by the archive's own sums
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    if type(value) in {tuple, list}:
+        return type(value)(_on_cpu(entry) for entry in value)
+    return value
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Block", "Document", "Facts", "Headline", "Note", "Table", "signed", "significant"]
+__all__ = ["Block", "Curves", "Document", "Facts", "Headline", "Note", "Table", "signed", "significant"]
 
 Tone = Literal["good", "bad", "neutral"]
 
@@ -42,7 +42,22 @@ class Note:
     text: str
 
 
-Block = Headline | Facts | Table | Note
+@dataclass(frozen=True)
+class Curves:
+    """A few quantities along one axis, on one scale; values that are not finite leave a gap.
+
+    Attributes:
+        title: what they are.
+        axis: what they run along, with where it ends: "20 epochs".
+        series: label and values of each, all of one length.
+    """
+
+    title: str
+    axis: str
+    series: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+Block = Headline | Facts | Table | Note | Curves
 
 
 @dataclass(frozen=True)

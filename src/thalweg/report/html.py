@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from thalweg.report.document import Block, Document, Facts, Headline, Note, Table
+from thalweg.report.curves import colour, is_logarithmic, to_svg
+from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, significant
 
 __all__ = ["to_fragment", "to_page"]
 
@@ -20,9 +21,10 @@ _STYLE = """
 font-variant-numeric:tabular-nums}
 .thalweg td:first-child,.thalweg th:first-child,.thalweg .facts td{text-align:left}
 .thalweg th{font-weight:400;color:#59636e}
+.thalweg .curves{width:100%;max-width:40rem;height:10rem;background:#f6f8fa}
 .thalweg .facts td:first-child{color:#0550ae;white-space:nowrap}
 @media (prefers-color-scheme:dark){.thalweg-page{background:#0d1117}
-.thalweg-page .thalweg{color:#e6edf3}.thalweg-page .verdict{background:#161b22}
+.thalweg-page .thalweg{color:#e6edf3}.thalweg-page .verdict,.thalweg-page .curves{background:#161b22}
 .thalweg-page .facts td:first-child{color:#79c0ff}.thalweg-page th{color:#9198a1}}
 """
 
@@ -58,6 +60,14 @@ def _block(block: Block) -> str:
             return f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{cells}</table>"
         case Note(text):
             return f"<p>{escape(text)}</p>"
+        case Curves(title, axis, series):
+            scale = f"over {axis}" + (", logarithmic" if is_logarithmic(block) else "")
+            legend = "".join(
+                f'<span style="color:{colour(i)}">{escape(label)}</span> '
+                f"{significant(values[0], 3)} … {significant(values[-1], 3)} &nbsp; "
+                for i, (label, values) in enumerate(series)
+            )
+            return f"<p><b>{escape(title)}</b> ({escape(scale)})<br>{legend}</p>{to_svg(block)}"
 
 
 def _row(cells: tuple[str, ...]) -> str:

@@ -15,10 +15,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from thalweg.errors import printable
-from thalweg.report.document import Block, Document, Facts, Headline, Note, Table
+from thalweg.report.curves import heights, is_logarithmic, sparkline
+from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, significant
 
 __all__ = ["Bar", "render", "to_text"]
 
+_COLUMNS = 60  # of a curve
 _COLOURS = {"good": "green", "bad": "red", "neutral": "yellow"}
 
 
@@ -58,6 +60,21 @@ def _block(block: Block) -> RenderableType:
             return Group(_text(title, style="bold"), table)
         case Note(text):
             return _text(text)
+        case Curves():
+            return _curves(block)
+
+
+def _curves(block: Curves) -> RenderableType:
+    grid = RichTable.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    for (label, values), series in zip(block.series, heights(block), strict=True):
+        first, last = (significant(value, 3) for value in (values[0], values[-1]))
+        grid.add_row(_text("  " + label), first, sparkline(series, _COLUMNS), last)
+    scale = f"over {block.axis}" + (", logarithmic" if is_logarithmic(block) else "")
+    return Group(_text(f"{block.title}   ({scale})", style="bold"), grid)
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -1,0 +1,38 @@
+"""SAM and ASAM around momentum, made from parameters as other optimisers are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from thalweg.optim.factory import load_class
+
+__all__ = ["asam", "sam"]
+
+
+def sam(
+    params: Any, lr: float = 0.01, *, rho: float = 0.05, momentum: float = 0.9, adaptive: bool = False
+) -> torch.optim.Optimizer:
+    """Make a `SharpnessAware` around `torch.optim.SGD` with momentum.
+
+    Args:
+        params: parameters or groups.
+        lr: of the base.
+        rho: how far to climb.
+        momentum: of the base.
+        adaptive: measure the distance relative to each weight (ASAM).
+
+    Raises:
+        InputError: for settings out of range.
+    """
+    base = torch.optim.SGD(params, lr=lr, momentum=momentum)
+    made: torch.optim.Optimizer = load_class("thalweg.optim.sharpness_aware:SharpnessAware")(
+        base, rho=rho, adaptive=adaptive
+    )
+    return made
+
+
+def asam(params: Any, lr: float = 0.01, *, rho: float = 0.5, momentum: float = 0.9) -> torch.optim.Optimizer:
+    """Make the adaptive one: `sam` with ``adaptive``, and the larger ρ that it needs."""
+    return sam(params, lr, rho=rho, momentum=momentum, adaptive=True)

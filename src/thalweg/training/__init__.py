@@ -1,0 +1,1 @@
+"""Going down: a training from a problem and an optimiser, and the record of it."""
