@@ -160,9 +160,14 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=3, help="of one optimiser in a round")
+    parser.add_argument("--threads", type=int, default=1, help="more only help on a machine that is idle")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     numbers = sum(torch.Size(s).numel() for s in shapes())
-    print(f"{numbers:,} parameters in {len(shapes())} tensors, torch {torch.__version__}, {options.device}")
+    print(
+        f"{numbers:,} parameters in {len(shapes())} tensors, torch {torch.__version__}, {options.device}, "
+        f"{options.threads} threads"
+    )
 
     others = peers()
     found = times(others, options.device, options.rounds, options.steps)

@@ -72,6 +72,20 @@ def test_the_two_differ_where_the_loss_fell_across_a_change_of_sign():
     }
 
 
+def test_a_loss_that_is_the_same_has_not_risen():
+    parameter = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    assert walk(parameter, RpropPlus([parameter], lr=0.5), [1.0, -1.0], [1.0, 1.0])[-1].item() == 0.5
+
+
+def test_a_loss_before_the_interruption_is_remembered():
+    parameter = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    first = RpropPlus([parameter], lr=0.5)
+    walk(parameter, first, [1.0], [1.0])
+    second = RpropPlus([parameter])
+    second.load_state_dict(first.state_dict())
+    assert walk(parameter, second, [-1.0], [2.0])[-1].item() == 1.0
+
+
 def test_after_a_step_back_the_next_step_goes_on_with_half_the_length():
     parameter = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     optimiser = RpropPlus([parameter], lr=0.5, variant="rprop+")
