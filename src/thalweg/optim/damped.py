@@ -41,7 +41,7 @@ class Quadratic:
 
     Attributes:
         gradient: of the loss (n,).
-        largest: the largest diagonal entry of the curvature that the damping is added to.
+        largest: the scale of the damping: the largest diagonal entry of the curvature, or a bound of it.
         step: μ ↦ the damped step (n,) and the decrease that the model predicts for it.
     """
 

@@ -36,8 +36,8 @@ class GaussNewton(DampedGaussNewton):
 
     Args:
         params: parameters or groups.
-        damping: how μ is led: "nielsen", relative to the largest diagonal entry of JᵀSJ and guided by the
-            gain; "marquardt", absolute, in factors of ten.
+        damping: how μ is led: "nielsen", relative to the largest diagonal entry of JᵀJ/4N (S is at most
+            ¼/N on its diagonal) and guided by the gain; "marquardt", absolute, in factors of ten.
         mu: the first damping.
         mu_max: the largest to try before a step is given up; in the units of ``mu``.
         min_grad: no step is taken where ‖g‖ is at most this.
@@ -78,7 +78,8 @@ class GaussNewton(DampedGaussNewton):
         core, basis = small_side(matrix)
         weighted = _centred(core.view(num, classes, -1), p) / math.sqrt(num)  # BᵀJ
         factor, slope = triangle(weighted), core.T @ slopes
-        largest = float(weighted.square().sum(dim=0).max())
+        # As if every p were ½: where the net is sure, rightly or not, S vanishes and is no measure for μ.
+        largest = float(matrix.square().sum(dim=0).max()) / (4 * num)
 
         def step(mu: float) -> tuple[Tensor, float]:
             y = _damped_minimiser(factor, slope, mu)

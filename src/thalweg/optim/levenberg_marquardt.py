@@ -83,7 +83,9 @@ class LevenbergMarquardt(DampedGaussNewton):
             h = y if basis is None else basis @ y
             return (h if scale is None else h / scale), predicted
 
-        return Quadratic(gradient, float(matrix.square().sum(dim=0).max()), step)
+        # Scaled, the diagonal is 1 where the scale was taken; in a flat region since, it says nothing.
+        largest = float(matrix.square().sum(dim=0).max()) if scale is None else 1.0
+        return Quadratic(gradient, largest, step)
 
     def _scale(self, matrix: Tensor) -> Tensor:
         """Return √D: the largest norm of each column so far; 1 where all are 0 ([more1978], section 6)."""
