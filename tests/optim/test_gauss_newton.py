@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.models import classification, mlp
 from thalweg.errors import InputError
-from thalweg.optim.gauss_newton import GaussNewton
+from thalweg.optim.damped import triangle
+from thalweg.optim.gauss_newton import GaussNewton, _damped_minimiser
 
 
 def gradient_and_curvature(logits, parameters, targets):
@@ -98,6 +99,18 @@ class TestTheFormula:
         g = torch.func.grad(lambda w: cross_entropy(logits(w), y))(w.detach())
         GaussNewton([w], mu=1e-13).step(lambda: (logits(w), y))
         torch.testing.assert_close(w.detach(), -torch.linalg.solve(H, g), rtol=1e-10, atol=1e-12)
+
+    def test_an_ill_conditioned_step_is_solved_in_float32_where_the_normal_equations_break_down(self):
+        rng = np.random.default_rng(0)
+        left = np.linalg.qr(rng.standard_normal((30, 10)))[0]
+        right = np.linalg.qr(rng.standard_normal((10, 10)))[0]
+        A = torch.tensor((left * np.geomspace(1, 1e-6, 10)) @ right.T, dtype=torch.float32)
+        g, mu = A.T @ torch.tensor(rng.standard_normal(30), dtype=torch.float32), 1e-8
+        A64, eye = A.double(), torch.eye(10, dtype=torch.float64)
+        exact = torch.linalg.solve(A64.T @ A64 + mu * eye, -g.double())
+        y = _damped_minimiser(triangle(A), g, mu)
+        assert float((y - exact).norm() / exact.norm()) < 0.01
+        assert int(torch.linalg.cholesky_ex(A.T @ A + mu * eye.float()).info) > 0
 
     def test_positions_of_a_sequence_are_examples(self):
         """Logits (N, C, T) with targets (N, T), as `torch.nn.functional.cross_entropy` takes them."""

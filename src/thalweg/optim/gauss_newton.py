@@ -98,21 +98,13 @@ def _centred(jacobian: Tensor, p: Tensor) -> Tensor:
 def _damped_minimiser(factor: Tensor, slope: Tensor, mu: float) -> Tensor:
     """Return y with (RᵀR + μI) y = −slope.
 
-    By the seminormal equations on the factor of [R; √μ·I], and one correction, which makes up for not having
-    the right-hand side in terms of R ([bjorck1987]).
+    By the seminormal equations: the factor is that of [R; √μ·I], never of the sum ([bjorck1987]).
     """
-    size = slope.numel()
-    root = math.sqrt(mu) * torch.eye(size, dtype=factor.dtype, device=factor.device)
+    root = math.sqrt(mu) * torch.eye(slope.numel(), dtype=factor.dtype, device=factor.device)
     damped = triangle(torch.cat([factor, root]))
-    y = _twice_solved(damped, -slope)
-    missing = -slope - factor.T @ (factor @ y) - mu * y
-    return y + _twice_solved(damped, missing)
-
-
-def _twice_solved(factor: Tensor, right: Tensor) -> Tensor:
-    half = torch.linalg.solve_triangular(factor.T, right[:, None], upper=False)
-    whole: Tensor = torch.linalg.solve_triangular(factor, half, upper=True)
-    return whole[:, 0]
+    half = torch.linalg.solve_triangular(damped.T, -slope[:, None], upper=False)
+    y: Tensor = torch.linalg.solve_triangular(damped, half, upper=True)
+    return y[:, 0]
 
 
 def _require_classes(outputs: Tensor, targets: Tensor) -> None:
