@@ -1,24 +1,26 @@
-"""What an optimiser is given to evaluate: three kinds of closure, and what is wrong when it is another.
+"""What an optimiser is given to evaluate: four kinds of closure, and what is wrong when it is another.
 
-standard   zeroes the gradients, computes the loss, calls ``loss.backward()`` and returns the loss: what
-           `torch.optim.LBFGS` takes. For methods that need the gradient.
-loss       computes the loss and returns it, without backward. For methods that differentiate twice, which a
-           backward would leave cycles of memory behind.
-residual   returns the residuals as a tensor; the loss is the sum of their squares. For least squares.
+standard    zeroes the gradients, computes the loss, calls ``loss.backward()`` and returns the loss: what
+            `torch.optim.LBFGS` takes. For methods that need the gradient.
+loss        computes the loss and returns it, without backward. For methods that differentiate twice, which a
+            backward would leave cycles of memory behind.
+residual    returns the residuals as a tensor; the loss is the sum of their squares. For least squares.
+prediction  returns (outputs, targets); the method knows the loss. For generalised Gauss–Newton.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import InputError
 
-__all__ = ["Closure", "loss_and_gradient", "loss_only", "loss_with_graph", "residuals"]
+__all__ = ["Closure", "loss_and_gradient", "loss_only", "loss_with_graph", "predictions", "residuals"]
 
-Closure = Callable[[], Tensor]
+Closure = Callable[[], Any]
 
 
 def loss_and_gradient(closure: Closure | None, parameters: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -72,7 +74,27 @@ def residuals(closure: Closure | None) -> Tensor:
         return result.reshape(-1)
 
 
-def _run(closure: Closure | None, wanted: str) -> object:
+def predictions(closure: Closure | None) -> tuple[Tensor, Tensor]:
+    """Run a prediction closure and return outputs, with their graph, and targets.
+
+    Raises:
+        InputError: where the closure is missing, returns no pair of tensors, or outputs without graph.
+    """
+    result = _run(closure, "prediction: return (outputs, targets), without a loss and without backward()")
+    pair = isinstance(result, tuple | list) and len(result) == 2
+    if not pair or not all(isinstance(part, Tensor) and part.numel() for part in result):
+        raise InputError(
+            "the closure returned no predictions",
+            expected="(outputs, targets), two tensors",
+            got=_described(result),
+            cause="a closure that returns the loss; this method computes the loss itself",
+        )
+    outputs, targets = result
+    _require_graph(outputs, "prediction")
+    return outputs, targets
+
+
+def _run(closure: Closure | None, wanted: str) -> Any:
     if not callable(closure):
         raise InputError(
             "step() needs a closure",
