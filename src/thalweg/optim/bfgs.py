@@ -18,15 +18,15 @@ def bfgs_update(inverse: Tensor, step: Tensor, difference: Tensor) -> Tensor:
 
     [nocedal2006] 6.17, multiplied out: with H the inverse, s the step, y the difference of gradients and sᵀy > 0,
 
-        H + (1 + yᵀHy/sᵀy)·ssᵀ/sᵀy − (Hy·sᵀ + s·yᵀH)/sᵀy,
+        H + usᵀ + suᵀ,   u = (1 + yᵀHy/sᵀy)/2·s/sᵀy − Hy/sᵀy,
 
     which maps y to s and stays positive definite. Cost: O(n²).
     """
     curvature = step @ difference
     image = inverse @ difference
-    mixed = torch.outer(image, step) / curvature
-    grown = (1 + difference @ image / curvature) / curvature
-    return inverse + grown * torch.outer(step, step) - (mixed + mixed.T)
+    u = ((1 + difference @ image / curvature) / 2 * step - image) / curvature
+    half = torch.outer(u, step)
+    return inverse + (half + half.T)
 
 
 class BFGS(LineSearchDescent):
@@ -77,19 +77,17 @@ class BFGS(LineSearchDescent):
 
     def inverse(self) -> Tensor | None:
         """Return the estimate H (n, n) of the inverse Hessian, None before the first update."""
-        rows = [self.state[p].get("inverse") for p in self.parameters()]
-        if not rows or any(r is None or r.shape[1] != self.size for r in rows):  # or a group was added
-            return None
-        return torch.cat(rows)
+        rows = self._rows()
+        return None if rows is None else torch.cat(rows)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Return −H·gradient."""
-        inverse = self.inverse()
-        return -gradient if inverse is None else -(inverse @ gradient)
+        rows = self._rows()
+        return -gradient if rows is None else -torch.cat([r @ gradient for r in rows])
 
     def first_trial(self, slope: float, norm: float) -> float:
         """Return the unit step, as soon as there is an estimate of the Hessian."""
-        return super().first_trial(slope, norm) if self.inverse() is None else 1.0
+        return super().first_trial(slope, norm) if self._rows() is None else 1.0
 
     def learn(self, moved: Tensor, direction: Tensor, before: Tensor, after: Tensor) -> None:
         """Update H by the step."""
@@ -107,6 +105,14 @@ class BFGS(LineSearchDescent):
         """Begin again from H = I."""
         self._hold(None)
 
+    def _rows(self) -> list[Tensor] | None:
+        """Return the rows of H parameter by parameter, None where H is not known for these parameters."""
+        rows = [self.state[p].get("inverse") for p in self.parameters()]
+        size = self.size
+        if not rows or any(r is None or r.shape[1] != size for r in rows):  # no step yet, or a group was added
+            return None
+        return rows
+
     def _hold(self, inverse: Tensor | None) -> None:
         """Keep the rows of H with the parameters that they belong to, so that ``state_dict`` holds them."""
         parameters = self.parameters()
@@ -115,4 +121,4 @@ class BFGS(LineSearchDescent):
                 self.state[parameter].pop("inverse", None)
             return
         for parameter, rows in zip(parameters, inverse.split([p.numel() for p in parameters]), strict=True):
-            self.state[parameter]["inverse"] = rows.clone()
+            self.state[parameter]["inverse"] = rows

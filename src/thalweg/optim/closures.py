@@ -94,7 +94,8 @@ def _scalar(closure: Closure | None, wanted: str) -> Tensor:
             got=_described(result),
             cause="a missing return" if result is None else "a loss that is not reduced to its mean",
         )
-    return result.reshape(())
+    with torch.enable_grad():
+        return result.reshape(())
 
 
 def _require_graph(result: Tensor, kind: str) -> None:

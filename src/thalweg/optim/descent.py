@@ -21,6 +21,7 @@ __all__ = ["Descent", "LineSearch", "LineSearchDescent", "Start"]
 
 LineSearch = Literal["strong_wolfe", "backtracking"]
 _SEARCHES = {"strong_wolfe": strong_wolfe, "backtracking": backtracking}
+_HUGE = 1e75  # the fourth power of a gradient's norm and of its inverse stay finite
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Descent(WholeVector):
     """
 
     def __init__(
-        self, params: Parameters, *, tolerance_grad: float, full_batch: bool, settings: dict[str, Any], **counters: float
+        self, params: Parameters, *, tolerance_grad: float, full_batch: bool, settings: dict[str, Any], **counters: float | None
     ) -> None:
         if not tolerance_grad >= 0:
             raise InputError("tolerance_grad is negative or NaN", got=f"{tolerance_grad}")
@@ -79,17 +80,30 @@ class Descent(WholeVector):
 
     def objection(self, start: Start) -> str | None:
         """Say why no step is to be taken from here, None where one is."""
-        if not (math.isfinite(start.loss) and math.isfinite(start.norm)):
+        if not (math.isfinite(start.loss) and start.norm < _HUGE):
             return "loss or gradient is not finite"
-        if start.norm <= self.numbers["tolerance_grad"]:
+        if start.norm <= max(self.numbers["tolerance_grad"], 1 / _HUGE):
             return "gradient below tolerance"
         return None
 
-    def stay(self, start: Start, reason: str, num_gradients: int = 0, **details: float) -> Step:
+    def stay(
+        self, start: Start, reason: str, num_gradients: int = 0, num_products: int = 0, **details: float
+    ) -> Step:
         """Go back to where the step began, and say why."""
         self.move_to(start.position)
-        evaluated = start.num_gradients + num_gradients
-        return Step(start.loss, start.loss, start.norm, 0.0, False, reason, 0, evaluated, 0, details)
+        if math.isfinite(start.loss) and start.norm < _HUGE:
+            self.end(start.position, start.loss, start.gradient)
+        return Step(
+            start.loss,
+            start.loss,
+            start.norm,
+            0.0,
+            False,
+            reason,
+            num_gradients=start.num_gradients + num_gradients,
+            num_products=num_products,
+            details=details,
+        )
 
 
 class LineSearchDescent(Descent):
@@ -108,7 +122,7 @@ class LineSearchDescent(Descent):
         tolerance_grad: float,
         full_batch: bool,
         settings: dict[str, Any] | None = None,
-        **counters: float,
+        **counters: float | None,
     ) -> None:
         if line_search not in _SEARCHES:
             raise InputError(
@@ -141,8 +155,8 @@ class LineSearchDescent(Descent):
 
     def first_trial(self, slope: float, norm: float) -> float:
         """Return the first step length to try: that which repeats the last decrease ([nocedal2006] 3.60)."""
-        decrease = self.numbers["decrease"]
-        return 2.02 * decrease / -slope if decrease > 0 else 1 / norm
+        repeated = 2.02 * self.numbers["decrease"] / -slope
+        return repeated if 0 < repeated < _HUGE else 1 / norm
 
     def take(self, closure: Closure | None) -> Step:
         """Search along the direction; where it leads nowhere, stay, and begin anew from the gradient."""
