@@ -1,4 +1,4 @@
-"""Functions to descend on, and a run that writes down what an optimiser did; float64 and numpy beside torch."""
+"""Functions to descend on, and a run that writes down what an optimiser did."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Line searches: the inequalities themselves on random lines, hard lines of the literature, lines that break."""
+"""Line searches: the inequalities themselves on random lines, hard lines, lines that break."""
 
 import math
 
@@ -85,9 +85,7 @@ def _four(x, b1=0.001, b2=0.001):
 
 
 @pytest.mark.parametrize("first", [1e-3, 1e-1, 1e1, 1e3])
-@pytest.mark.parametrize(
-    ("line", "c1", "c2"), [(_one, 1e-3, 0.1), (_two, 0.1, 0.11), (_four, 1e-3, 0.0011)]
-)
+@pytest.mark.parametrize(("line", "c1", "c2"), [(_one, 1e-3, 0.1), (_two, 0.1, 0.11), (_four, 1e-3, 0.0011)])
 def test_hard_lines_of_the_literature_are_solved(line, c1, c2, first):
     value, slope = line(0.0)
     # The second is so flat at 0 that its interval is 1e-9 wide: there the values are equal to rounding.

@@ -74,9 +74,7 @@ def test_on_a_quadratic_it_is_the_conjugate_gradient_method():
     matrix, b, start = quadratic(np.linspace(1, 10, 8))
     exact = {"c1": 1e-9, "c2": 1e-8}
     secant = descend(lambda p: OneStepSecant(p, **exact), quadratic_loss(matrix, b), start, 6)
-    conjugate = descend(
-        lambda p: NonlinearConjugateGradient(p, **exact), quadratic_loss(matrix, b), start, 6
-    )
+    conjugate = descend(lambda p: NonlinearConjugateGradient(p, **exact), quadratic_loss(matrix, b), start, 6)
     assert np.allclose(secant.positions, conjugate.positions, atol=1e-7)
 
 

@@ -16,7 +16,8 @@ __all__ = ["BFGS", "bfgs_update"]
 def bfgs_update(inverse: Tensor, step: Tensor, difference: Tensor) -> Tensor:
     """Return the BFGS update of an inverse Hessian (n, n), exactly symmetric if that is.
 
-    [nocedal2006] 6.17, multiplied out: with H the inverse, s the step, y the difference of gradients and sᵀy > 0,
+    [nocedal2006] 6.17, multiplied out; with H the inverse, s the step, y the difference of gradients and
+    sᵀy > 0:
 
         H + usᵀ + suᵀ,   u = (1 + yᵀHy/sᵀy)/2·s/sᵀy − Hy/sᵀy,
 
@@ -32,13 +33,14 @@ def bfgs_update(inverse: Tensor, step: Tensor, difference: Tensor) -> Tensor:
 class BFGS(LineSearchDescent):
     """BFGS with a line search and the dense inverse Hessian (MATLAB's ``trainbfg``, scipy's ``BFGS``).
 
-    Starts from H = I; before the first update H is scaled by sᵀy/yᵀy ([nocedal2006] 6.20). A step along which
-    the curvature is not positive teaches nothing, and H stays. Unlike `torch.optim.LBFGS` a step is one
-    outer iteration, groups are allowed, and the whole history is kept.
+    Starts from H = I, unscaled as in scipy: the scale sᵀy/yᵀy of the first step ([nocedal2006] 6.20) is too
+    small for all other directions where that step met the largest curvature, and small networks took half as
+    many steps again with it. A step along which the curvature is not positive teaches nothing, and H stays.
+    Unlike `torch.optim.LBFGS` a step is one outer iteration, groups are allowed, and no pair is dropped.
 
     Closure: standard, and the same function within a step (one batch, fixed dropout masks).
-    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line search,
-    mostly one; O(n²) arithmetic. Memory: the matrix, n² numbers.
+    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line
+    search, mostly one; O(n²) arithmetic. Memory: the matrix, n² numbers.
 
     Args:
         params: parameters or groups, 3,000 numbers at most; a learning rate has no meaning here.
@@ -97,8 +99,7 @@ class BFGS(LineSearchDescent):
             return
         inverse = self.inverse()
         if inverse is None:
-            scale = curvature / (difference @ difference)
-            inverse = scale * torch.eye(len(moved), dtype=moved.dtype, device=moved.device)
+            inverse = torch.eye(len(moved), dtype=moved.dtype, device=moved.device)
         self._hold(bfgs_update(inverse, moved, difference))
 
     def forget(self) -> None:
@@ -109,7 +110,9 @@ class BFGS(LineSearchDescent):
         """Return the rows of H parameter by parameter, None where H is not known for these parameters."""
         rows = [self.state[p].get("inverse") for p in self.parameters()]
         size = self.size
-        if not rows or any(r is None or r.shape[1] != size for r in rows):  # no step yet, or a group was added
+        if not rows or any(
+            r is None or r.shape[1] != size for r in rows
+        ):  # no step yet, or a group was added
             return None
         return rows
 

@@ -6,7 +6,9 @@ What the conjugate and secant methods share. Each writes its direction and what 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -14,13 +16,13 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.optim.closures import Closure
-from thalweg.optim.line_search import backtracking, strong_wolfe
+from thalweg.optim.line_search import Found, backtracking, strong_wolfe
 from thalweg.optim.whole import Parameters, Step, WholeVector
 
 __all__ = ["Descent", "LineSearch", "LineSearchDescent", "Start"]
 
 LineSearch = Literal["strong_wolfe", "backtracking"]
-_SEARCHES = {"strong_wolfe": strong_wolfe, "backtracking": backtracking}
+_SEARCHES: dict[str, Callable[..., Found]] = {"strong_wolfe": strong_wolfe, "backtracking": backtracking}
 _HUGE = 1e75  # the fourth power of a gradient's norm and of its inverse stay finite
 
 
@@ -51,32 +53,34 @@ class Start:
 class Descent(WholeVector):
     """Base class of methods that go down by a standard closure, one outer iteration a step.
 
-    Within a step the closure must compute the same function each time: the same batch, the same dropout masks.
-    From one step to the next it may be another batch, unless ``full_batch`` promises that it is not.
+    Within a step the closure must compute the same function each time: the same batch, the same dropout
+    masks. From one step to the next it may be another batch, unless ``full_batch`` promises that it is not:
+    what is learnt of the curvature is the difference of two gradients of one step, thus of one batch.
     """
 
     def __init__(
-        self, params: Parameters, *, tolerance_grad: float, full_batch: bool, settings: dict[str, Any], **counters: float | None
+        self,
+        params: Parameters,
+        *,
+        tolerance_grad: float,
+        full_batch: bool,
+        settings: dict[str, Any],
+        **counters: float,
     ) -> None:
         if not tolerance_grad >= 0:
             raise InputError("tolerance_grad is negative or NaN", got=f"{tolerance_grad}")
         defaults = {"tolerance_grad": tolerance_grad, "full_batch": full_batch, **settings}
-        super().__init__(params, defaults, end_loss=math.nan, **counters)
+        super().__init__(params, defaults, end_loss=0.0, **counters)
 
     def begin(self, closure: Closure | None) -> Start:
         """Evaluate where the step begins, or recall it where the last step ended there with the same loss."""
         position = self.position()
         gradient, end = self.kept("end_gradient"), self.kept("end_position")
-        if self.numbers["full_batch"] and gradient is not None and end is not None and torch.equal(end, position):
+        known = self.numbers["full_batch"] and end is not None and torch.equal(end, position)
+        if known and gradient is not None:
             return Start(position, self.numbers["end_loss"], gradient, float(gradient.norm()), 0)
         loss, gradient = self.evaluate(closure)
         return Start(position, loss, gradient, float(gradient.norm()), 1)
-
-    def end(self, position: Tensor, loss: float, gradient: Tensor) -> None:
-        """Keep what the next step needs to begin without an evaluation, where that is allowed."""
-        if self.numbers["full_batch"]:
-            self.numbers["end_loss"] = loss
-            self.keep(end_position=position, end_gradient=gradient)
 
     def objection(self, start: Start) -> str | None:
         """Say why no step is to be taken from here, None where one is."""
@@ -86,13 +90,44 @@ class Descent(WholeVector):
             return "gradient below tolerance"
         return None
 
+    def go(
+        self,
+        start: Start,
+        position: Tensor,
+        loss: float,
+        gradient: Tensor,
+        reason: str,
+        num_gradients: int,
+        num_products: int = 0,
+        details: Mapping[str, float] = MappingProxyType({}),
+    ) -> Step:
+        """Say that the step ended at ``position``, where the parameters are, with this loss and gradient."""
+        self._end(position, loss, gradient)
+        moved = float((position - start.position).norm())
+        return Step(
+            start.loss,
+            loss,
+            start.norm,
+            moved,
+            moved > 0,
+            reason if moved > 0 else "step below rounding",
+            num_gradients=start.num_gradients + num_gradients,
+            num_products=num_products,
+            details=details,
+        )
+
     def stay(
-        self, start: Start, reason: str, num_gradients: int = 0, num_products: int = 0, **details: float
+        self,
+        start: Start,
+        reason: str,
+        num_gradients: int = 0,
+        num_products: int = 0,
+        details: Mapping[str, float] = MappingProxyType({}),
     ) -> Step:
         """Go back to where the step began, and say why."""
         self.move_to(start.position)
         if math.isfinite(start.loss) and start.norm < _HUGE:
-            self.end(start.position, start.loss, start.gradient)
+            self._end(start.position, start.loss, start.gradient)
         return Step(
             start.loss,
             start.loss,
@@ -104,6 +139,12 @@ class Descent(WholeVector):
             num_products=num_products,
             details=details,
         )
+
+    def _end(self, position: Tensor, loss: float, gradient: Tensor) -> None:
+        """Keep what the next step needs to begin without an evaluation, where that is allowed."""
+        if self.numbers["full_batch"]:
+            self.numbers["end_loss"] = loss
+            self.keep(end_position=position, end_gradient=gradient)
 
 
 class LineSearchDescent(Descent):
@@ -122,7 +163,7 @@ class LineSearchDescent(Descent):
         tolerance_grad: float,
         full_batch: bool,
         settings: dict[str, Any] | None = None,
-        **counters: float | None,
+        **counters: float,
     ) -> None:
         if line_search not in _SEARCHES:
             raise InputError(
@@ -178,23 +219,14 @@ class LineSearchDescent(Descent):
         if found.step == 0:
             self.forget()
             self.numbers["decrease"] = 0.0
-            return self.stay(start, "no lower loss along the direction", found.num_evaluations, **details)
+            return self.stay(start, "no lower loss along the direction", found.num_evaluations, 0, details)
         if ray.step != found.step:
             ray(found.step)
         moved = ray.position - start.position
         self.learn(moved, direction, start.gradient, ray.gradient)
         self.numbers["decrease"] = max(0.0, start.loss - ray.loss)
-        self.end(ray.position, ray.loss, ray.gradient)
-        return Step(
-            start.loss,
-            ray.loss,
-            start.norm,
-            float(moved.norm()),
-            True,
-            "accepted" if found.satisfied else "accepted, short of the curvature condition",
-            num_gradients=start.num_gradients + ray.num_evaluations,
-            details=details,
-        )
+        reason = "accepted" if found.satisfied else "accepted, short of the curvature condition"
+        return self.go(start, ray.position, ray.loss, ray.gradient, reason, ray.num_evaluations, 0, details)
 
     def _downward(self, start: Start) -> tuple[Tensor, float, bool]:
         """Return a direction of descent, its slope, and whether it had to be the steepest."""

@@ -86,7 +86,8 @@ def strong_wolfe(
         InputError: for a slope that is not negative, or constants out of their order.
     """
     _require(value, slope, first, c1, c2)
-    low, high, behind = _Point(0.0, value, slope), None, _Point(0.0, value, slope)
+    start = low = behind = _Point(0.0, value, slope)
+    high: _Point | None = None
     widths = [math.inf, math.inf]
     step = first
     for count in range(1, most + 1):
@@ -104,11 +105,13 @@ def strong_wolfe(
             step = _beyond(behind, low, noise)
             continue
         widths.append(abs(high.step - low.step))
-        # Moré and Thuente: two trials that leave more than 2/3 of the bracket call for its middle.
+        # Two trials that leave more than 2/3 of the bracket call for its middle [more1994].
         slow = high.finite and widths[-1] > 0.66 * widths[-3]
         step = (low.step + high.step) / 2 if slow else _between(low, high, noise)
         if step in {low.step, high.step}:
             break
+    if not low.value < value:  # within the noise, and the slopes did not say that it was worth while
+        low = start
     return Found(low.step, low.value, low.slope, False, count)
 
 

@@ -1,4 +1,4 @@
-"""Nonlinear conjugate gradients: the gradient plus a part of the last direction, in the formulas of the field."""
+"""Nonlinear conjugate gradients: the gradient plus a part of the last direction, by four formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thalweg.errors import InputError
 from thalweg.optim.descent import LineSearch, LineSearchDescent
 from thalweg.optim.whole import Parameters
 
-__all__ = ["Formula", "NonlinearConjugateGradient"]
+__all__ = ["Formula", "NonlinearConjugateGradient", "conjugacy"]
 
 Formula = Literal["FR", "PR+", "HS", "DY"]
 
@@ -20,7 +20,7 @@ def conjugacy(formula: Formula, direction: Tensor, before: Tensor, after: Tensor
     """Return β of d' = −g' + β·d, with g = ``before`` and g' = ``after`` a step along d; all (n,).
 
     FR [fletcher1964]; PR+ [polak1969], never negative [gilbert1992]; HS [hestenes1952]; DY [dai1999];
-    [nocedal2006] 5.41, 5.44, 5.46, 5.49. 0 where the denominator vanishes.
+    [nocedal2006] 5.41, 5.45, 5.46, 5.49. 0 where the denominator vanishes.
     """
     difference = after - before
     top = after @ (after if formula in {"FR", "DY"} else difference)
@@ -36,18 +36,19 @@ class NonlinearConjugateGradient(LineSearchDescent):
 
     Starts anew from the gradient every n steps, where the direction does not point down, and, if
     ``restart_overlap`` is given, where successive gradients are far from orthogonal. On a quadratic all
-    formulas are the same and end after as many steps as there are different eigenvalues, given an accurate line
-    search (a small ``c2``).
+    formulas are the same and end after as many steps as there are different eigenvalues, given an accurate
+    line search (a small ``c2``).
 
     Closure: standard, and the same function within a step (one batch, fixed dropout masks).
-    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line search,
-    mostly two or three. Memory: 1 vector.
+    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line
+    search, mostly two or three. Memory: 1 vector.
 
     Args:
         params: parameters or groups; a learning rate has no meaning here.
-        formula: of β: "PR+" (``traincgp``) restarts itself when it makes no way; "FR" (``traincgf``), "HS", "DY".
-        restart_overlap: start anew where |g'ᵀg| ≥ restart_overlap·‖g'‖² ([powell1977]; 0.2 is Powell's, and with
-            it the method is ``traincgb`` as MATLAB's manual describes it). None: never for this reason.
+        formula: of β: "PR+" (``traincgp``), which restarts itself when it makes no way; "FR"
+            (``traincgf``); "HS"; "DY".
+        restart_overlap: start anew where |g'ᵀg| ≥ restart_overlap·‖g'‖² ([powell1977]; 0.2 is Powell's, and
+            with it the method is ``traincgb`` as MATLAB's manual describes it). None: never for this reason.
         line_search: "strong_wolfe", or "backtracking" with the limits of MATLAB's ``srchbac``.
         c1: constant of the sufficient decrease.
         c2: constant of the curvature condition, below 0.5 for FR to descend; for backtracking, of its growth.

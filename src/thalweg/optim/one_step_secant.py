@@ -18,7 +18,7 @@ def one_step_secant(gradient: Tensor, step: Tensor, difference: Tensor) -> Tenso
 
         d = −g + A·s + B·y,   B = sᵀg/sᵀy,   A = −(1 + yᵀy/sᵀy)·B + yᵀg/sᵀy,
 
-    which is memoryless BFGS ([nocedal2006] 7.3 with one pair and H₀ = I). Cost: three inner products.
+    which is memoryless BFGS ([nocedal2006] section 7.2, with H₀ = I). Cost: three inner products.
     """
     curvature = step @ difference
     b = step @ gradient / curvature
@@ -29,13 +29,14 @@ def one_step_secant(gradient: Tensor, step: Tensor, difference: Tensor) -> Tenso
 class OneStepSecant(LineSearchDescent):
     """One-step secant method with a line search (MATLAB's ``trainoss``).
 
-    Between conjugate gradients and BFGS: the BFGS update of the identity by the last step alone, formed without
-    a matrix ([battiti1992]). Starts anew from the gradient every n steps and where the curvature along the last
-    step was not positive. On a quadratic, with exact line search, it is the conjugate gradient method.
+    Between conjugate gradients and BFGS: the BFGS update of the identity by the last step alone, formed
+    without a matrix ([battiti1992]). Starts anew from the gradient every n steps and where the curvature
+    along the last step was not positive. On a quadratic, with exact line search, it is the conjugate gradient
+    method.
 
     Closure: standard, and the same function within a step (one batch, fixed dropout masks).
-    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line search,
-    mostly one to three. Memory: 2 vectors.
+    Cost of a step: one gradient where it begins (none with ``full_batch``) and one a trial of the line
+    search, mostly one to three. Memory: 2 vectors.
 
     Args:
         params: parameters or groups; a learning rate has no meaning here.

@@ -1,8 +1,9 @@
-"""Scaled conjugate gradients: the step length from the curvature along the direction, without a line search."""
+"""Scaled conjugate gradients: the step length from curvature along the direction, no line search."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,7 +18,7 @@ from thalweg.optim.whole import Parameters, Step
 
 __all__ = ["ScaledConjugateGradient"]
 
-Product = Callable[[Tensor], Tensor]
+_Product = Callable[[Tensor], Tensor]
 
 _LEAST, _MOST = 1e-15, 1e100  # of λ
 
@@ -25,15 +26,16 @@ _LEAST, _MOST = 1e-15, 1e100  # of λ
 class ScaledConjugateGradient(Descent):
     """Scaled conjugate gradient method of Møller (MATLAB's ``trainscg``).
 
-    The step along a conjugate direction p is α = pᵀr/δ, with r = −g and δ = pᵀHp + λ‖p‖² from the curvature and a
-    damping λ that grows where the parabola foretold the loss badly and shrinks where it did well ([moller1993],
-    algorithm SCG). A trial that does not go down is taken back; the next step tries a shorter one along p. Starts
-    anew from the gradient after every n-th trial, if that is kept, and where p no longer points down.
+    The step along a conjugate direction p is α = pᵀr/δ, with r = −g and δ = pᵀHp + λ‖p‖² from the curvature
+    and a damping λ that grows where the parabola foretold the loss badly and shrinks where it did well
+    ([moller1993], algorithm SCG). A trial that does not go down is taken back; the next step tries a shorter
+    one along p. Starts anew from the gradient after every n-th trial, if that is kept, and where p no longer
+    points down.
 
     Closure: standard, and the same function within a step (one batch, fixed dropout masks); with
     ``curvature="exact"`` a loss closure.
     Cost of a step: a gradient where it begins (none with ``full_batch``), one for the curvature (none after a
-    trial was taken back), one for the trial; exact curvature costs 4 gradient-equivalents a step. Memory: 1 vector.
+    trial was taken back), one for the trial; with exact curvature 4 gradient-equivalents. Memory: 1 vector.
 
     Args:
         params: parameters or groups; a learning rate has no meaning here.
@@ -76,7 +78,7 @@ class ScaledConjugateGradient(Descent):
             settings={"curvature": curvature, "sigma": sigma, "damping": damping},
             scale=damping,  # λ
             scale_in_delta=0.0,  # λ̄, what of λ is in δ already
-            delta=None,  # δ of a trial that was taken back
+            delta=0.0,  # δ of a trial that was taken back, 0 where there was none
             iterations=0,
         )
 
@@ -87,9 +89,9 @@ class ScaledConjugateGradient(Descent):
             return self.stay(start, objection)
         self.numbers["iterations"] += 1
         direction, descent = self._downward(start)  # p and μ = pᵀr
-        squared, noted = float(direction @ direction), self.numbers["delta"]
-        probes, products = (0, 0) if noted is not None else (1, 0) if product is None else (0, 1)
-        measured = noted if noted is not None else self._curvature(closure, start, direction, product)
+        squared, noted = float(direction.norm()) ** 2, self.numbers["delta"]
+        probes, products = (0, 0) if noted else (1, 0) if product is None else (0, 1)
+        measured = noted or self._curvature(closure, start, direction, product)
         if not math.isfinite(measured):
             self.forget()
             return self.stay(start, "curvature is not finite", probes, products)
@@ -99,42 +101,32 @@ class ScaledConjugateGradient(Descent):
         self.move_to(point)
         loss, gradient, _ = self._look(closure)
         fall = self._fall(start, loss, gradient, direction, alpha)
-        comparison = 2 * delta * fall / descent / descent  # Δ: the fall in units of what the parabola foretold
+        # Δ: the fall in units of what the parabola foretold, μ²/2δ
+        comparison = fall / max(alpha * descent / 2, sys.float_info.min)
         details = {"step_length": alpha, "damping": self.numbers["scale"], "comparison": comparison}
         if not comparison >= 0:
             self.numbers["scale_in_delta"], self.numbers["delta"] = self.numbers["scale"], delta
             self.keep(direction=direction)
             self._rescale(comparison, delta / squared)
             reason = "loss rose" if math.isfinite(fall) else "loss is not finite at the trial"
-            return self.stay(start, reason, probes + 1, products, **details)
+            return self.stay(start, reason, probes + 1, products, details)
         self._learn(start, gradient, direction, descent)
         self._rescale(comparison, delta / squared)
-        self.end(point, loss, gradient)
-        return Step(
-            start.loss,
-            loss,
-            start.norm,
-            float((point - start.position).norm()),
-            True,
-            "accepted",
-            num_gradients=start.num_gradients + probes + 1,
-            num_products=products,
-            details=details,
-        )
+        return self.go(start, point, loss, gradient, "accepted", probes + 1, products, details)
 
     def forget(self) -> None:
         """Forget the last direction: the next one is −gradient."""
-        self.numbers["scale_in_delta"], self.numbers["delta"] = 0.0, None
+        self.numbers["scale_in_delta"], self.numbers["delta"] = 0.0, 0.0
         self.keep(direction=None)
 
-    def _begin(self, closure: Closure | None) -> tuple[Start, Product | None]:
+    def _begin(self, closure: Closure | None) -> tuple[Start, _Product | None]:
         if self.numbers["curvature"] == "differences":
             return self.begin(closure), None
         loss, gradient, product = self._look(closure)
         return Start(self.position(), loss, gradient, float(gradient.norm()), 1), product
 
-    def _look(self, closure: Closure | None) -> tuple[float, Tensor, Product | None]:
-        """Evaluate where the parameters are: loss, gradient, and the product with H where that is asked for."""
+    def _look(self, closure: Closure | None) -> tuple[float, Tensor, _Product | None]:
+        """Evaluate here: loss, gradient, and the product with H where that is asked for."""
         if self.numbers["curvature"] == "differences":
             return *self.evaluate(closure), None
         hessian = LossHessian(closure, self.parameters())
@@ -152,12 +144,12 @@ class ScaledConjugateGradient(Descent):
         return -start.gradient, start.norm**2
 
     def _curvature(
-        self, closure: Closure | None, start: Start, direction: Tensor, product: Product | None
+        self, closure: Closure | None, start: Start, direction: Tensor, product: _Product | None
     ) -> float:
         """Return pᵀHp, from the product or the difference of gradients."""
         if product is not None:
             return float(direction @ product(direction))
-        distance = self.numbers["sigma"] / float(direction.norm())
+        distance: float = self.numbers["sigma"] / float(direction.norm())
         _, gradient = self.at(start.position + distance * direction, closure)
         return float(direction @ (gradient - start.gradient)) / distance
 
