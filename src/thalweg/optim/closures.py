@@ -29,6 +29,8 @@ def loss_and_gradient(closure: Closure | None, parameters: Sequence[Tensor]) -> 
     Raises:
         InputError: where the closure is missing, returns no scalar, or makes no gradient.
     """
+    for parameter in parameters:
+        parameter.grad = None  # so that a missing backward() or zero_grad() cannot pass unseen
     loss = _scalar(closure, "standard: zero_grad(), loss.backward(), return loss")
     if all(p.grad is None for p in parameters):
         raise InputError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InputError
+from thalweg.errors import InputError
 from thalweg.optim.closures import Closure, loss_with_graph
 
 __all__ = ["LossHessian"]
@@ -32,8 +33,17 @@ class LossHessian:
     def __init__(self, closure: Closure | None, parameters: list[Tensor]) -> None:
         loss = loss_with_graph(closure)
         self._parameters = parameters
-        with torch.enable_grad():
-            self._parts = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        try:
+            with torch.enable_grad():
+                self._parts = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise InputError(
+                "the graph of the loss is used up",
+                expected="a loss closure: compute the loss and return it, without backward()",
+                got="a loss on which backward() was called",
+            ) from error
         self.loss = float(loss.detach())
         self.gradient = _join(self._parts, parameters).detach()  # (n,)
         self.size, self.dtype, self.device = self.gradient.numel(), self.gradient.dtype, self.gradient.device

@@ -40,7 +40,7 @@ class ScaledConjugateGradient(Descent):
     Args:
         params: parameters or groups; a learning rate has no meaning here.
         curvature: "differences" of two gradients along p, or "exact" by a Hessian–vector product, which
-            needs second derivatives of the model and costs more. The differences are within 0.1 % of it where
+            needs second derivatives of the model and costs more. The differences are within 1 % of it where
             that was measured, in float32 with up to 1.5 million parameters too.
         sigma: distance of the two gradients, at most 1e-4.
         damping: λ at the start, at most 1e-6.
