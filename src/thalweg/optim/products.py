@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InputError
-from thalweg.errors import InputError
 from thalweg.optim.closures import Closure, loss_with_graph
 
 __all__ = ["LossHessian"]
