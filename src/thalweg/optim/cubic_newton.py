@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.optim.closures import Closure
-from thalweg.optim.krylov_model import KrylovModel, krylov_model
+from thalweg.optim.krylov_model import KrylovModel, krylov_model, line_model
 from thalweg.optim.negative_curvature import way_down
 from thalweg.optim.products import LossHessian
 from thalweg.optim.trust_region import gain_ratio, outcome
@@ -21,6 +21,8 @@ __all__ = ["CubicNewton", "cubic_decrease", "cubic_minimiser", "next_sigma"]
 ACCEPTANCE, VERY_SUCCESSFUL, GROWTH = 0.1, 0.9, 2.0
 INEXACTNESS = 0.1
 SMALLEST = 1e-16
+# Doublings of σ within a step: enough from its smallest to any scale.
+MOST_TRIES = 80
 
 
 class CubicNewton(WholeVector):
@@ -28,12 +30,12 @@ class CubicNewton(WholeVector):
 
     The model m(s) = f + gᵀs + ½sᵀHs + (σ/3)‖s‖³ is bounded below whatever the signs in H; its minimiser
     satisfies (H + σ‖s‖I)s = −g with H + σ‖s‖I positive semidefinite. It is found in the Krylov space of g,
-    which grows until the model's gradient is below 0.1·min(1, ‖s‖)‖g‖. σ falls after steps that kept the
-    promise and doubles after steps that did not. Each step is tried once; a refused one leaves the
-    parameters bit for bit.
+    which grows until the model's gradient is below 0.1·min(1, ‖s‖)‖g‖. σ falls after a step that kept its
+    promise; while a step does not, σ is doubled and the model minimised anew in the same space, which costs a
+    loss. Where no σ helps, the parameters stay bit for bit.
 
     Where the gradient is below the tolerance, a Lanczos run from a random start looks for negative
-    curvature λ, and the step is |λ|/σ long along it, the model's minimiser there.
+    curvature λ, and the model is minimised along it: a step of length |λ|/σ.
 
     It takes a **loss closure** (returns the loss, no backward), of the same examples whenever it is called
     within a step.
@@ -49,8 +51,8 @@ class CubicNewton(WholeVector):
         InputError: for settings out of range, complex parameters, or a closure of another kind.
         NumericalError: where a product holds NaN or infinity.
 
-    Cost per step: a gradient, a loss, and as many products (2 gradient-equivalents each) as the space needs;
-    at zero gradient up to 32; O(nk) memory for k products.
+    Cost per step: a gradient, a loss for each σ tried, and as many products (2 gradient-equivalents each)
+    as the space needs; at zero gradient up to 32; O(nk) memory for k products.
     Source: [cartis2011], algorithm 2.1, with its updates in §7.
     """
 
@@ -74,40 +76,35 @@ class CubicNewton(WholeVector):
 
     def take(self, closure: Closure | None) -> Step:
         """Take one step; see the class."""
-        numbers, start = self.numbers, self.position()
+        start, sigma = self.position(), self.numbers["sigma"]
         hessian = LossHessian(closure, self.parameters())
-        loss, norm, sigma = hessian.loss, float(hessian.gradient.norm()), numbers["sigma"]
+        loss, norm = hessian.loss, float(hessian.gradient.norm())
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return Step(*(loss, loss, norm, 0.0, False, "loss or gradient not finite"), num_gradients=1)
-        proposed = self._propose(hessian, norm)
-        if proposed is None:
-            return Step(
-                *(loss, loss, norm, 0.0, False, "gradient below tolerance, no way down found"),
-                num_gradients=1,
-                num_products=hessian.num_products,
-            )
-        step, predicted, lowest = proposed
-        new_loss = self.loss_at(start + step, closure)
-        ratio = gain_ratio(loss, new_loss, predicted, eps=torch.finfo(start.dtype).eps)
-        accepted, reason = outcome(loss, new_loss, ratio, ACCEPTANCE)
-        numbers["sigma"] = next_sigma(sigma, ratio, norm)
-        if not accepted:
-            self.move_to(start)
-        return Step(
-            loss=loss,
-            new_loss=new_loss if accepted else loss,
-            gradient_norm=norm,
-            step_norm=float(step.norm()) if accepted else 0.0,
-            accepted=accepted,
-            reason=reason,
-            num_losses=1,
-            num_gradients=1,
-            num_products=hessian.num_products,
-            details={"sigma": sigma, "ratio": ratio, "predicted": predicted, "lowest_curvature": lowest},
-        )
+        model, tries = self._model(hessian, norm), 0
+        products = hessian.num_products
+        if model is None:
+            reason = "gradient below tolerance, no way down found"
+            return Step(loss, loss, norm, 0.0, False, reason, tries, 1, products)
+        details = {"lowest_curvature": float(model.values[0])}
+        while True:
+            solution = cubic_minimiser(model.values, model.gradient, sigma)
+            step, predicted = model.lift(solution), cubic_decrease(model.values, solution, sigma)
+            if torch.equal(start + step, start) or tries == MOST_TRIES:
+                self.move_to(start)
+                reason = "no step lowers the loss"
+                return Step(loss, loss, norm, 0.0, False, reason, tries, 1, products, details)
+            new_loss, tries = self.loss_at(start + step, closure), tries + 1
+            ratio = gain_ratio(loss, new_loss, predicted, eps=torch.finfo(start.dtype).eps)
+            accepted, reason = outcome(loss, new_loss, ratio, ACCEPTANCE)
+            if accepted:
+                self.numbers["sigma"] = next_sigma(sigma, ratio, norm)
+                details |= {"sigma": sigma, "ratio": ratio, "predicted": predicted}
+                moved = float(step.norm())
+                return Step(loss, new_loss, norm, moved, True, reason, tries, 1, products, details)
+            sigma = next_sigma(sigma, ratio, norm)
 
-    def _propose(self, hessian: LossHessian, norm: float) -> tuple[Tensor, float, float] | None:
-        """Return the step, the decrease it promises and the lowest curvature seen."""
+    def _model(self, hessian: LossHessian, norm: float) -> KrylovModel | None:
         numbers, sigma = self.numbers, self.numbers["sigma"]
         if norm > numbers["gradient_tolerance"]:
 
@@ -115,16 +112,9 @@ class CubicNewton(WholeVector):
                 solution = cubic_minimiser(model.values, model.gradient, sigma)
                 return model.outside(solution) <= INEXACTNESS * min(1.0, float(solution.norm())) * norm
 
-            model = krylov_model(hessian, max_products=numbers["max_products"], enough=enough)
-            solution = cubic_minimiser(model.values, model.gradient, sigma)
-            decrease = cubic_decrease(model.values, solution, sigma)
-            return model.lift(solution), decrease, float(model.values[0])
+            return krylov_model(hessian, max_products=numbers["max_products"], enough=enough)
         found = way_down(hessian, seed=numbers["seed"])
-        if found is None:
-            return None
-        curvature, direction = found
-        length = abs(curvature) / sigma
-        return length * direction, abs(curvature) ** 3 / (6 * sigma**2), curvature
+        return None if found is None else line_model(hessian, *found)
 
 
 def next_sigma(sigma: float, ratio: float, gradient_norm: float) -> float:

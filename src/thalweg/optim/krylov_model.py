@@ -11,7 +11,7 @@ from torch import Tensor
 from thalweg.curvature.lanczos import Krylov, tridiagonalise
 from thalweg.optim.products import LossHessian
 
-__all__ = ["KrylovModel", "krylov_model"]
+__all__ = ["KrylovModel", "krylov_model", "line_model"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ def krylov_model(
 
     krylov = tridiagonalise(hessian, hessian.gradient, max_steps=max_products, enough=stop, every=1)
     return _diagonal(krylov, norm)
+
+
+def line_model(hessian: LossHessian, curvature: float, direction: Tensor) -> KrylovModel:
+    """Return the model on the line along a unit direction (n,) of known curvature. Cost: none."""
+    slope = (direction @ hessian.gradient).double().cpu().reshape(1)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return KrylovModel(torch.full_like(slope, curvature), slope, one, direction[None], 0.0)
 
 
 def _diagonal(krylov: Krylov, norm: float) -> KrylovModel:

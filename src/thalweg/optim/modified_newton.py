@@ -73,7 +73,7 @@ class ModifiedNewton(WholeVector):
         for halvings in range(MOST_HALVINGS + 1):
             length = 0.5**halvings
             new_loss = self.loss_at(start + length * direction, closure)
-            if new_loss <= loss + ARMIJO * length * slope + slack:
+            if math.isfinite(new_loss) and new_loss <= loss + ARMIJO * length * slope + slack:
                 moved, details["length"] = length * float(direction.norm()), length
                 return Step(loss, new_loss, norm, moved, True, "accepted", halvings + 1, 1, products, details)
         self.move_to(start)

@@ -91,9 +91,8 @@ class SaddleFreeNewton(WholeVector):
         found = way_down(hessian, seed=self.numbers["seed"])
         products += hessian.num_products
         if found is None:
-            reason = (
-                f"{'no step lowers the loss' if losses else 'gradient below tolerance'}, no way down found"
-            )
+            why = "no step lowers the loss" if losses else "gradient below tolerance"
+            reason = f"{why}, no way down found"
             return Step(loss, loss, norm, 0.0, False, reason, losses, gradients, products)
         lowest, direction = found
         reach = 1 + float(start.norm())
@@ -111,7 +110,7 @@ class SaddleFreeNewton(WholeVector):
         lowest, best = loss, None
         for index, step in enumerate(steps):
             new_loss = self.loss_at(start + step, closure)
-            if new_loss < lowest:  # never NaN
+            if math.isfinite(new_loss) and new_loss < lowest:
                 lowest, best = new_loss, index
         step = torch.zeros_like(start) if best is None else steps[best]
         self.move_to(start if best is None else start + step)

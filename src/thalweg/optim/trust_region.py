@@ -111,12 +111,14 @@ def outcome(loss: float, new_loss: float, ratio: float, acceptance: float) -> tu
 def next_radius(region: Region, ratio: float, proposal: Proposal, *, accepted: bool) -> float:
     """Return the radius of the next step ([nocedal2006], algorithm 4.1).
 
-    After a refused step inside the region it is at most a quarter of that step, since the same step would
-    be proposed again as long as it fits in.
+    While a refused step fits into the smaller region it would be proposed again, so the radius is quartered
+    until it does not: the points are those of the algorithm, without its repetitions.
     """
     if not ratio >= 0.25:  # NaN too
-        norm = float(torch.linalg.vector_norm(proposal.step))
-        return region.radius / 4 if accepted else min(region.radius, norm) / 4
+        norm, radius = float(torch.linalg.vector_norm(proposal.step)), region.radius / 4
+        while not accepted and 0 < norm <= radius:
+            radius /= 4
+        return radius
     if ratio > 0.75 and proposal.on_boundary:
         return min(2 * region.radius, region.max_radius)
     return region.radius
