@@ -6,12 +6,18 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import MSELoss
 
 from tests.cli.test_cli import run
+from tests.models import mlp
 from thalweg.cli.main import main
-from thalweg.problem.checkpoint import read_checkpoint
+from thalweg.errors import InputError
+from thalweg.optim.registry import get
+from thalweg.optim.registry import names as optimisers
+from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.problem import Problem
+from thalweg.problem.saving import save_training
 from thalweg.training.loop import train
 
 
@@ -66,6 +72,22 @@ def test_it_goes_on_from_its_own_file(tmp_path, thalweg):
     thalweg("xor", "--epochs", "8", "--lr", "0.02", "--output", "straight.pt")
     ends = [read_checkpoint(tmp_path / f"{name}.pt").weights for name in ("whole", "straight")]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+@pytest.mark.parametrize("name", list(optimisers()))
+def test_every_optimisers_state_is_written_and_gone_on_from(tmp_path, name):
+    try:
+        get(name)([torch.zeros(2, requires_grad=True)])
+    except InputError:
+        pytest.skip(f"not there yet: {name}")
+    inputs = torch.linspace(-1, 1, 8).reshape(-1, 1)
+    half, whole = (Problem(mlp((1, 3, 1)).float(), MSELoss(), (inputs, inputs.sin())) for _ in range(2))
+    record = train(half, name, batch_size="all", epochs=2)
+    save_training(half.model, record.optimizer_state, tmp_path / "half.pt")
+    apply_checkpoint(half, read_checkpoint(tmp_path / "half.pt"))
+    train(half, name, batch_size="all", epochs=2)
+    train(whole, name, batch_size="all", epochs=4)
+    assert all(torch.equal(a, b) for a, b in zip(half.parameters(), whole.parameters(), strict=True))
 
 
 def test_json_on_standard_output_and_nothing_else(thalweg):

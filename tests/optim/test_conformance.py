@@ -215,7 +215,8 @@ def test_a_closure_of_another_kind_is_told(factory):
         with torch.no_grad():
             return (case.model(case.inputs) - case.targets).square().mean()
 
-    for wrong in (without_return, detached):
+    one_gradient = factory.name == "rprop-plus"  # which stays where there is none, as torch's own do
+    for wrong in (without_return,) if one_gradient else (without_return, detached):
         case.optimizer.zero_grad()
         with pytest.raises(InputError, match="closure"):
             case.optimizer.step(wrong)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import pytest
 import torch
@@ -219,6 +220,24 @@ class TestItIsRepeatable:
             train(problem, Broken(problem.parameters()))
         assert not problem.model.training
 
+    def test_ctrl_c_comes_between_two_steps(self):
+        problem, twin = sorting(dropout=True), sorting(dropout=True)
+        problem.model.eval()
+        calls = []
+
+        def interrupt(module, inputs, outputs):
+            calls.append(module.training)
+            if sum(calls) == 3:
+                signal.raise_signal(signal.SIGINT)
+
+        hook = problem.model.register_forward_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(problem, "adam", epochs=5)
+        hook.remove()
+        train(twin, "adam", steps=3)
+        assert same(weights(problem), weights(twin))
+        assert not problem.model.training
+
     def test_running_statistics_move_as_in_training(self):
         problem = sorting(norm=True)
         train(problem, epochs=2)
@@ -322,6 +341,23 @@ class TestItStops:
         assert ended([at(1.0)] * 4, None, limit).stopped == "epochs"
         assert ended([at(1.0, steps=5)], None, Limit(None, 5, None)).stopped == "steps"
         assert best_of([at(1.0, math.nan), at(1.0, 2.0), at(1.0, 2.0)]) == 1
+
+
+# MATLAB's documented example: six inputs, a step for a target, two hidden units, 50 epochs, goal 0.1. With a
+# learning rate of 0.01 to begin with, traingd and traingdm do not get there in time, traingda and traingdx
+# not always.
+@pytest.mark.parametrize(
+    "name", [name for name in names() if name.startswith("matlab:") and ":traingd" not in name]
+)
+def test_matlabs_example_is_learnt_from_most_starts(name):
+    inputs = torch.arange(6, dtype=torch.float64).reshape(-1, 1) / 2.5 - 1  # both scaled to −1 … 1
+    targets = torch.tensor([-1, -1, -1, 1, 1, 1], dtype=torch.float64).reshape(-1, 1)
+    reached = 0
+    for seed in range(10):
+        problem = Problem(mlp((1, 2, 1), seed=seed), nn.MSELoss(), (inputs, targets))
+        record = train(problem, there(name), epochs=50)
+        reached += any(epoch.loss <= 0.1 * 4 for epoch in record.epochs)
+    assert reached >= 8
 
 
 class TestItRefuses:

@@ -28,7 +28,6 @@ _HOMES = {
     "SharpnessAware": "sharpness_aware",
     "StopRule": "stop_rule",
     "TrustRegionNewtonCG": "trust_region_newton_cg",
-    "ema_momentum": "ema_momentum",
     "get": "registry",
     "names": "registry",
 }

@@ -67,7 +67,7 @@ def _block(block: Block) -> str:
                 f"{significant(values[0], 3)} … {significant(values[-1], 3)} &nbsp; "
                 for i, (label, values) in enumerate(series)
             )
-            return f"<p><b>{escape(title)}</b> ({escape(scale)})<br>{legend}</p>{to_svg(block)}"
+            return f"<p><strong>{escape(title)}</strong> ({escape(scale)})<br>{legend}</p>{to_svg(block)}"
 
 
 def _row(cells: tuple[str, ...]) -> str:

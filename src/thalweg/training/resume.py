@@ -32,7 +32,7 @@ def adopt(
     asked = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(copy.deepcopy(dict(state)))
     for group, before in zip(optimizer.param_groups, asked, strict=True):
-        for name in optimizer.defaults:
+        for name in before.keys() & optimizer.defaults.keys():
             if name != "lr" or keep_lr:
                 group[name] = before[name]
     return ("The optimiser went on from its state in the checkpoint.",)
@@ -51,6 +51,7 @@ def _is_of_kind(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> b
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(kept, Mapping):
             return False
         sizes = {value.numel() for value in kept.values() if isinstance(value, Tensor) and value.dim() > 0}
-        if not sizes <= {parameters[index].numel(), total}:
+        own_size = max(parameters[index].numel(), 1)
+        if any(size % own_size and size != total for size in sizes):  # rows of a matrix are multiples
             return False
     return True
