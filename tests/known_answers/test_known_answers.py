@@ -23,7 +23,8 @@ def test_a_small_budget_says_less_but_nothing_wrong(budget):
         allowed = place.right | {"undetermined"}
         if "bouncing" in place.right and "not measured" in found.summary:
             allowed |= {"descending"}  # the gradient does lead down; that the steps jump takes trying them
-        if found.verdict.value not in allowed or found.cost.gradient_equivalents > budget + 1:
+        checks = 20 * min(1.0, 16 / found.num_examples)
+        if found.verdict.value not in allowed or found.cost.gradient_equivalents > budget + 1 + checks:
             wrong.append((place.name, found.verdict.value, found.cost.gradient_equivalents, found.summary))
     assert wrong == []
 
