@@ -211,6 +211,18 @@ def textbook() -> list[Point]:
         point("a slope", of(lambda t: 3 * t.sum() + 1, 0.5, 1), "descending"),
         point("a constant", of(lambda t: 0 * t.sum() + 2, 0, 0), "undetermined"),
         point("a factorisation at zero", of(factorisation, *[0] * 14), "saddle"),
+        point("a steep bowl, the loss four fifths too high", of(
+            lambda t: 1 + ((1000 * (t - 0.5)) ** 2).sum(), 0.502, 0.5), "descending"),
+        point("a bowl over weights of 1e-8", of(
+            lambda t: 1 + ((t * 1e8 - 1) ** 2).sum(), 3e-8, 1e-8), "descending"),
+        point("a valley, half the loss still to gain", of(
+            lambda t: 1e4 * t[0] ** 2 + 1e-2 * (t[1] - 10) ** 2 + 1, 0, 0), "plateau", "descending"),
+        point("one side flat, the other steep", of(
+            lambda t: 1 + torch.exp(t).sum(), -40), "plateau", "undetermined"),
+        point("down one way, up the other only in sixth order", of(
+            lambda t: t[0] ** 6 - t[1] ** 2 + 1, 0, 0), "saddle"),
+        point("a saddle with minima beside it", of(
+            lambda t: t[0] ** 2 - t[1] ** 2 + t[1] ** 4, 0, 0), "saddle"),
         point("a sum of cosines at the top", of(lambda t: torch.cos(t).sum(), *[0] * 30), "maximum"),
         point("a sum of cosines at the bottom", of(lambda t: torch.cos(t).sum(), *[pi] * 30), "minimum"),
         point("a sum of cosines between", of(

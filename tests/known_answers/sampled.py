@@ -111,6 +111,18 @@ def loader(x, y, batch, seed):
     )
 
 
+def valley(seed, *, condition, left):
+    """Least squares whose first input is small, displaced along it by ``left`` of the loss."""
+    x = normal(NUM, 3, seed=seed, name="x")
+    x[:, 0] /= math.sqrt(condition)
+    y = x @ torch.ones(3, 1, dtype=torch.float64) + normal(NUM, 1, seed=seed, name="y")
+    one = torch.ones(NUM, 1, dtype=torch.float64)
+    start = torch.linalg.lstsq(torch.cat([x, one], 1), y).solution.T
+    best = float(((torch.cat([x, one], 1) @ start.T - y) ** 2).mean())
+    start[0, 0] += math.sqrt(left * best / float((x[:, 0] ** 2).mean()))
+    return Problem(Linear(3, 1, start), nn.MSELoss(), (x, y))
+
+
 def softmax(seed, *, classes=4, features=5, decay=0.01, away=0.0, num=NUM):
     """Penalised softmax regression at its minimum: convex, by Newton's method."""
     x = normal(num, features, seed=seed, name="x")
@@ -191,6 +203,15 @@ POINTS: list[Point] = [
     point("least squares, on the way", lambda s: regression(s, away=0.3), "descending"),
     point("least squares with one feature", lambda s: regression(s, features=1), "minimum"),
     point("least squares with ten examples", lambda s: regression(s, num=10, features=3), "minimum"),
+    *(
+        point(
+            f"a valley of condition {c:g}, {left:.0%} of the loss to gain",
+            lambda s, c=c, left=left: valley(s, condition=c, left=left),
+            "plateau",
+            "descending",
+        )
+        for c, left in ((1e4, 0.02), (1e4, 0.05), (1e6, 0.05), (1e6, 0.09))
+    ),
     point("penalised softmax regression, solved", softmax, "minimum"),
     point("penalised softmax regression, on the way", lambda s: softmax(s, away=0.5), "descending"),
     point("softmax regression of two classes", lambda s: softmax(s, classes=2), "minimum"),

@@ -98,7 +98,8 @@ def diagnose(
             Ctrl-C.
         optimizer: the one that trains it, where the problem does not hold it; lets steps be judged.
         seed: of the sample, the random starts and the batches; the answer repeats with it.
-        budget: the most to spend, in gradient-equivalents (at least 30); None for a full answer.
+        budget: the most to spend, in gradient-equivalents (at least 30); None for a full answer. The checks
+            that the model can be measured, at most 20 on a few examples, come on top.
         progress: is told how far the work is.
 
     Returns:

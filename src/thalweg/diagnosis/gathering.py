@@ -42,6 +42,7 @@ FORECAST_STEPS = 10
 # Where the gradient alone decides, the curvature is only looked at, not searched to the end.
 GLANCE = 24
 OVERWHELMING = 30.0
+NEGLIGIBLE = 1e-3  # of the variation nearby: a loss that passes through zero has no size of its own
 STABILITY_PRODUCTS = 12  # on the preconditioned curvature, whose bound says how well that was enough
 
 
@@ -102,8 +103,8 @@ def gather(
     site.told.phase("probing the loss")
     heldout_curvature, source = _confirm(site, curvature.extremes)
     lines = _lines(site, gradient, curvature.extremes, ahead)
-    if train.examples == 1:
-        scale = max([scale, *(_typical(line) for line in lines)])
+    if train.examples == 1 and scale != abs(loss.value):
+        scale = _size(loss, max([scale, *(_typical(line) for line in lines)]))
     heldout_loss = _mean_loss(heldout, site.theta, "the held-out loss") if heldout is not None else None
     return Evidence(
         loss=loss,
@@ -219,9 +220,15 @@ def _scale(site: _Site, loss: Estimate) -> float:
         return abs(loss.value)
     theta = site.theta
     flips = signs(theta.numel(), generator(site.seed, "scale"), like=theta)
-    step = 0.1 * (1 + theta.abs()) * flips
+    size = torch.maximum(theta.abs(), theta.abs().mean())
+    step = 0.1 * torch.where(size > 0, size, torch.ones_like(size)) * flips
     nearby = [abs(site.train.value(theta + s * step) - loss.value) for s in (1.0, -1.0)]
-    return max([abs(loss.value), *(value for value in nearby if np.isfinite(value))])
+    return _size(loss, min((value for value in nearby if np.isfinite(value)), default=0.0))
+
+
+def _size(loss: Estimate, variation: float) -> float:
+    """The loss itself, unless it is next to nothing beside how it varies."""
+    return abs(loss.value) if abs(loss.value) > NEGLIGIBLE * variation else variation
 
 
 def _typical(line: LineProbe) -> float:

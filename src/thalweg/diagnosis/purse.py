@@ -14,7 +14,11 @@ LEAST = 30.0  # below this there is nothing to say
 
 @dataclass(frozen=True)
 class Purse:
-    """A budget in gradient-equivalents and the ledger that shows what is gone; None is no limit."""
+    """A budget in gradient-equivalents and the ledger that shows what is gone; None is no limit.
+
+    Checking that the model can be measured is not on the budget: it is not optional, and next to nothing
+    where there are more than a few examples.
+    """
 
     budget: float | None
     ledger: Ledger
@@ -22,7 +26,9 @@ class Purse:
     @property
     def left(self) -> float:
         """What may still be spent."""
-        return float("inf") if self.budget is None else self.budget - self.ledger.gradient_equivalents
+        if self.budget is None:
+            return float("inf")
+        return self.budget - self.ledger.gradient_equivalents + self.ledger.checks
 
     @property
     def tight(self) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from thalweg.diagnosis.evidence import Evidence
+from thalweg.diagnosis.line import LineProbe
 from thalweg.diagnosis.purse import FULL
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.estimates import Estimate
 from thalweg.problem.cost import HVP_REBUILT
-from thalweg.report.document import significant
+from thalweg.report.document import signed, significant
 
 __all__ = ["Judgement", "Thresholds", "judge"]
 
@@ -31,6 +32,7 @@ class Thresholds:
     flat: float = 1e-3  # of |λ|max: curvature below it is called flat where nothing goes down along it
     lost_signal: float = 1e-3  # the weakest layer's signal relative to the strongest
     open_gap: float = 0.05  # the share of the spread that a certificate may leave open
+    at_rest: float = 3.0  # times what is practical: what a minimum may still have to gain
     slow_gain: float = 0.1  # of the scale of the loss: what a plateau could still buy
     slow_steps: float = 1e9  # and within how many steps
     endless_steps: float = 1e15  # the same, where the gradient is no accident
@@ -145,14 +147,17 @@ def _degenerate(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if line is None or not gradient_is_silent(e, t):
         return None
     seen = [(s, rest) for s, rest in line.beyond_first_order() if abs(rest) > 4 * e.rounding]
-    scale = e.curvature.extremes.scale
-    if not seen or any(0.5 * scale * s**2 > t.higher_order * abs(rest) for s, rest in seen):
+    c = e.curvature
+    most = c.extremes.scale + max(c.lambda_max.bound, c.lambda_min.bound)
+    if not seen or any(0.5 * most * s**2 > t.higher_order * abs(rest) for s, rest in seen):
         return None
     if line.best.value < -4 * e.rounding:
         return Verdict.DEGENERATE, (
             "gradient and curvature are zero, so first and second order say nothing; "
             "the probe finds a way down that only higher orders make"
         )
+    if {math.copysign(1.0, s) for s, rest in seen if rest > 0} != {1.0, -1.0}:
+        return None
     return Verdict.DEGENERATE, (
         "gradient and curvature are zero, so first and second order say nothing; "
         "the probe goes up both ways, as at a minimum of higher order"
@@ -165,12 +170,11 @@ def _goes_down(e: Evidence, t: Thresholds, least: float) -> bool:
     if line is None or low.value >= -e.curvature.floor:
         return False
     confirmed = e.heldout_curvature.upper(t.confidence) < 0
-    falls = line.best.value < -least and line.best.upper(t.confidence) < 0
-    return confirmed and falls and line.heldout.upper(t.confidence) < 0
+    return confirmed and _falls(line, t, least) and line.heldout.upper(t.confidence) < 0
 
 
 def _saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    if e.curvature.lambda_max.value <= e.curvature.floor or not _goes_down(e, t, e.practical):
+    if e.curvature.lambda_max.value < -e.curvature.floor or not _goes_down(e, t, e.practical):
         return None
     return Verdict.SADDLE, "the gradient is silent, but there is a way down that it does not show"
 
@@ -191,11 +195,18 @@ def _plateau(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
         return Verdict.PLATEAU, f"the loss is flat here because {_named(lost)} no signal any more"
     most = t.endless_steps if e.gradient.significant else t.slow_steps
     steps = e.forecast.steps_until(t.slow_gain * e.scale, most=most)
-    if steps is None or e.gradient.norm == 0:
+    if steps is not None and e.gradient.norm > 0:
+        return Verdict.PLATEAU, (
+            "the loss is flat here but not at rest: the gradient is small, and steps of first order would "
+            f"take about {significant(steps, 1)} to lower the loss by a tenth"
+        )
+    left = e.bought(t.slow_steps)[0]
+    if left <= t.at_rest * e.practical or not (e.gradient.significant or e.complete):
         return None
+    half = e.forecast.steps_until(left / 2, most=t.slow_steps) or 0.0
     return Verdict.PLATEAU, (
-        "the loss is flat here but not at rest: the gradient is small, and steps of first order would take "
-        f"about {significant(steps, 1)} to lower the loss by a tenth"
+        f"the loss lies in a long valley and not at rest: about {significant(left)} is still to gain, but "
+        f"half of it takes about {significant(half, 1)} steps of first order"
     )
 
 
@@ -210,7 +221,7 @@ def _named(layers: list[str]) -> str:
 
 
 def _slight_saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
-    if e.curvature.lambda_max.value <= e.curvature.floor or not _goes_down(e, t, 4 * e.rounding):
+    if e.curvature.lambda_max.value < -e.curvature.floor or not _goes_down(e, t, 4 * e.rounding):
         return None
     return Verdict.SADDLE, (
         "the gradient is silent and there is a way down that it does not show, though it leads down only "
@@ -232,8 +243,9 @@ def falls_beyond_first_order(e: Evidence, t: Thresholds) -> bool:
 
 def _higher_order(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     c, line = e.curvature, e.line("lowest curvature")
+    known = max(c.certificate.relative_gap, c.lambda_min.bound / (c.extremes.scale or 1.0)) <= t.open_gap
     curved = abs(c.lambda_min.value) > max(c.floor, c.lambda_min.bound)
-    if curved or line is None or not falls_beyond_first_order(e, t):
+    if curved or not known or line is None or not falls_beyond_first_order(e, t):
         return None
     if line.heldout.upper(t.confidence) >= 0:
         return None
@@ -269,6 +281,8 @@ def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
         return None
     if falls_beyond_first_order(e, t):  # slight or not, confirmed or not: there is a way down
         return None
+    if any(_falls(line, t, t.at_rest * e.practical) for line in e.lines) or not _curvature_shows(e):
+        return None
     if c.certificate.gap == 0:
         sure = "the whole spectrum was found and holds no way down"
     else:
@@ -276,6 +290,18 @@ def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
         sure = f"no direction curves below {below}, with {c.certificate.confidence:.0%} confidence"
     flat = ", up to flat directions" if c.lambda_min.value < 1e-3 * c.lambda_max.value else ""
     return Verdict.MINIMUM, f"the gradient is silent and {sure}{flat}"
+
+
+def _curvature_shows(e: Evidence) -> bool:
+    """Whether the largest curvature raises the loss above its rounding within reach."""
+    line = e.line("lowest curvature")
+    reach = max((abs(step) for step in line.steps), default=0.0) if line is not None else 0.0
+    return 0.5 * e.curvature.lambda_max.value * reach**2 > 4 * e.rounding
+
+
+def _falls(line: LineProbe, t: Thresholds, least: float) -> bool:
+    """Whether the training loss falls along a line, for whatever reason."""
+    return line.best.value < -least and line.best.upper(t.confidence) < 0
 
 
 def lost_layers(e: Evidence, t: Thresholds) -> list[str]:
@@ -314,13 +340,24 @@ def _what_is_missing(e: Evidence, t: Thresholds) -> str:
             f"{_more_heldout(e, line.heldout, line.best.value, t)}"
         )
     if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
-        return f"there is negative curvature ({depth}), but no step along it lowers the loss"
+        if line is None or line.best.value >= 0:
+            return f"there is negative curvature ({depth}), but no step along it lowers the loss"
+        noise = line.best.upper(t.confidence) - line.best.value
+        return (
+            f"there is negative curvature ({depth}), but the fall along it ({signed(line.best.value)}) is "
+            f"within its noise ± {significant(noise)}; {_more_heldout(e, line.heldout, line.best.value, t)}"
+        )
+    if (
+        line := next((line for line in e.lines if _falls(line, t, t.at_rest * e.practical)), None)
+    ) is not None:
+        return f"a step along {line.name} still lowers the training loss by {significant(-line.best.value)}"
     if c.certificate.relative_gap > t.open_gap:
         # What a run leaves open falls with the square of its length.
-        more = math.ceil((c.num_hvps - 2) * (math.sqrt(c.certificate.relative_gap / t.open_gap) - 1)) or 1
+        run = max(c.num_hvps - 2, 1)
+        more = max(math.ceil(run * (math.sqrt(c.certificate.relative_gap / t.open_gap) - 1)), 1)
         return (
             f"nothing negative was found, but {c.num_hvps} products leave {c.certificate.relative_gap:.0%} "
-            f"of the spectrum open; about {more} more would decide, at about "
+            f"of the spectrum open; at least {more} more would decide, at about "
             f"{significant(more * c.product_cost)} "
             "gradient-equivalents"
         )
@@ -329,6 +366,8 @@ def _what_is_missing(e: Evidence, t: Thresholds) -> str:
 
 def _more_heldout(e: Evidence, seen: Estimate, expected: float, t: Thresholds) -> str:
     """How much more held-out data would decide, if what the training sample shows is true of them too."""
+    if e.heldout_source == "loss differences":
+        return "double precision, or a probe of another length, might decide"
     wanted = abs(seen.value) if seen.value < 0 else abs(expected)
     error = seen.upper(t.confidence) - seen.value
     if wanted == 0 or not math.isfinite(error):

@@ -7,6 +7,7 @@ import math
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.facts import facts
 from thalweg.diagnosis.moves import Move
+from thalweg.diagnosis.rules import Thresholds, lost_layers
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.records import Cost
 from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, signed, significant
@@ -29,11 +30,19 @@ ADVICE = {
 }
 
 
+VALLEY = (
+    "longer steps along the flat directions: momentum, Adam or a method of second order, inputs scaled to "
+    "one size, or a higher learning rate."
+)
+
+
 def advise(verdict: Verdict, evidence: Evidence, moves: tuple[Move, ...]) -> str:
     """Say what to do: remove what blocks training whatever the landscape, else by what the moves showed."""
     blocking = [cause.advice for cause in evidence.causes if cause.blocks_training]
     if blocking and verdict is not Verdict.MINIMUM:
         return f"{blocking[0]}."
+    if verdict is Verdict.PLATEAU and not lost_layers(evidence, Thresholds()):
+        return VALLEY + _what_helped(verdict, moves)
     if verdict is not Verdict.DESCENDING:
         return ADVICE[verdict] + _what_helped(verdict, moves)
     tried = {move.name: move for move in moves if move.measured is not None}

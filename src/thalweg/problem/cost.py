@@ -17,11 +17,16 @@ HVP_REBUILT = 3.0
 
 @dataclass
 class Ledger:
-    """What has been spent so far. A gradient-equivalent is relative to ``num_examples``."""
+    """What has been spent so far. A gradient-equivalent is relative to ``num_examples``.
+
+    ``checks`` is the part that went into checking that the model can be measured at all: a few gradients
+    of a few examples, which is much of the whole only where there are no more.
+    """
 
     num_examples: int
     gradient_equivalents: float = 0.0
     num_hvps: int = 0
+    checks: float = 0.0
 
     def spend(self, units: float, examples: int) -> None:
         """Enter ``units`` of work on ``examples`` examples."""
@@ -38,4 +43,6 @@ class _ForChecks(Ledger):
 
     def spend(self, units: float, examples: int) -> None:
         assert self.whole is not None
+        before = self.whole.gradient_equivalents
         self.whole.spend(units, examples)
+        self.whole.checks += self.whole.gradient_equivalents - before
