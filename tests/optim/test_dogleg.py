@@ -7,7 +7,7 @@ from scipy import optimize
 
 from tests.models import mlp
 from thalweg.errors import InputError
-from thalweg.optim.dogleg import ROWS, Dogleg, _propose, dogleg_step
+from thalweg.optim.dogleg import Dogleg, _propose, dogleg_step
 
 
 def parameter(values):
@@ -123,7 +123,7 @@ def test_it_learns_xor(dtype):
         assert optimizer.last.new_loss / 4 <= 1e-5
 
 
-@pytest.mark.parametrize("rows", [1, ROWS - 1, ROWS, ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 300])
 def test_the_jacobian_is_whole_whatever_the_number_of_residuals(rows):
     matrix, offset = random(rows, 3), random(rows, seed=1)
     p = parameter([0.0, 0.0, 0.0])
@@ -131,7 +131,7 @@ def test_the_jacobian_is_whole_whatever_the_number_of_residuals(rows):
     optimizer.step(lambda: matrix @ p - offset)
     expected = np.linalg.lstsq(matrix.numpy(), offset.numpy(), rcond=None)[0]
     np.testing.assert_allclose(p.detach(), expected, atol=1e-9)
-    assert optimizer.last.num_gradients == rows
+    assert optimizer.last.num_gradients + 2 * optimizer.last.num_products <= max(rows, 6)
 
 
 class TestLimits:

@@ -15,6 +15,7 @@ _HOMES = {
     "Dogleg": "dogleg",
     "EntropySGD": "entropy_sgd",
     "Factory": "factory",
+    "GaussNewton": "gauss_newton",
     "LAMB": "lamb",
     "LARS": "lars",
     "LevenbergMarquardt": "levenberg_marquardt",

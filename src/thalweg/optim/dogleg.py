@@ -10,13 +10,11 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 from thalweg.optim.closures import Closure, residuals
+from thalweg.optim.jacobian import Jacobian, jacobian
 from thalweg.optim.trust_region import Proposal, Region, assess, boundary_root
 from thalweg.optim.whole import Parameters, Step, WholeVector
 
 __all__ = ["Dogleg", "dogleg_step"]
-
-# Rows of the Jacobian that are differentiated at once.
-ROWS = 256
 
 
 class Dogleg(WholeVector):
@@ -77,19 +75,24 @@ class Dogleg(WholeVector):
         """Take one step; see the class."""
         numbers, start = self.numbers, self.position()
         residual = residuals(closure)
-        loss, rows = _sum_of_squares(residual), residual.numel()
+        loss = _sum_of_squares(residual)
         if not math.isfinite(loss):
             return Step(*(loss, loss, math.nan, 0.0, False, "loss or gradient not finite"), num_losses=1)
-        jacobian = self._jacobian(residual).to(start.dtype)
+        found = self._jacobian(residual)
+        matrix = found.matrix.to(start.dtype)
         offset = residual.detach().to(start.dtype)
-        gradient = 2 * (jacobian.T @ offset)
+        gradient = 2 * (matrix.T @ offset)
         norm = float(gradient.norm())
-        if not bool(torch.isfinite(jacobian).all()) or norm <= numbers["gradient_tolerance"]:
+        if not bool(torch.isfinite(matrix).all()) or norm <= numbers["gradient_tolerance"]:
             finite = math.isfinite(norm)
             reason = "gradient below tolerance" if finite else "loss or gradient not finite"
-            return Step(*(loss, loss, norm, 0.0, False, reason), num_gradients=rows)
+            return Step(
+                *(loss, loss, norm, 0.0, False, reason),
+                num_gradients=found.num_gradients,
+                num_products=found.num_products,
+            )
         region = Region(numbers["radius"], numbers["max_radius"], numbers["acceptance"])
-        proposal = _propose(jacobian, offset, gradient, region.radius)
+        proposal = _propose(matrix, offset, gradient, region.radius)
         self.move_to(start + proposal.step)
         new_loss = _sum_of_squares(residuals(closure))
         assessed = assess(region, proposal, loss, new_loss)
@@ -104,12 +107,13 @@ class Dogleg(WholeVector):
             accepted=assessed.accepted,
             reason=assessed.reason,
             num_losses=1,
-            num_gradients=rows,
+            num_gradients=found.num_gradients,
+            num_products=found.num_products,
             details=assessed.details,
         )
 
-    def _jacobian(self, residual: Tensor) -> Tensor:
-        rows, parameters = residual.numel(), self.parameters()
+    def _jacobian(self, residual: Tensor) -> Jacobian:
+        rows = residual.numel()
         if rows * self.size > self.most_entries:
             raise InputError(
                 f"the Jacobian of {rows:,} residuals by {self.size:,} parameters is too large to keep",
@@ -117,25 +121,7 @@ class Dogleg(WholeVector):
                 got=f"{rows * self.size:,}",
                 hint="fewer examples a step, or TrustRegionNewtonCG, which keeps no matrix",
             )
-        blocks = []
-        for selected in torch.eye(rows, dtype=residual.dtype, device=residual.device).split(ROWS):
-            with torch.enable_grad():
-                parts = torch.autograd.grad(
-                    residual,
-                    parameters,
-                    selected,
-                    retain_graph=True,
-                    allow_unused=True,
-                    is_grads_batched=True,
-                )
-            columns = [
-                torch.zeros(len(selected), p.numel()).to(p)
-                if part is None
-                else part.reshape(len(selected), -1)
-                for part, p in zip(parts, parameters, strict=True)
-            ]
-            blocks.append(torch.cat(columns, dim=1))
-        return torch.cat(blocks).detach()
+        return jacobian(residual, self.parameters())
 
 
 def dogleg_step(cauchy: Tensor, newton: Tensor, radius: float) -> tuple[Tensor, bool]:

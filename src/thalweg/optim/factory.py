@@ -15,7 +15,7 @@ from thalweg.optim.stop_rule import StopRule
 
 __all__ = ["ClosureKind", "Factory", "load_class"]
 
-ClosureKind = Literal["standard", "loss", "residual"]
+ClosureKind = Literal["standard", "loss", "residual", "prediction"]
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,15 @@ _OWN = (
         whole=True,
     ),
     Factory(
+        "gauss-newton",
+        "damped generalised Gauss–Newton for cross-entropy and small nets",
+        "thalweg.optim.gauss_newton:GaussNewton",
+        "Schraudolph 2002",
+        closure="prediction",
+        evaluates=True,
+        whole=True,
+    ),
+    Factory(
         "dogleg",
         "Powell's dogleg in a trust region, for mean squared error and small nets",
         "thalweg.optim.dogleg:Dogleg",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from thalweg.optim.factory import load_class
+from thalweg.optim.sharpness_aware import SharpnessAware
 
 __all__ = ["asam", "sam"]
 
@@ -26,11 +26,7 @@ def sam(
     Raises:
         InputError: for settings out of range.
     """
-    base = torch.optim.SGD(params, lr=lr, momentum=momentum)
-    made: torch.optim.Optimizer = load_class("thalweg.optim.sharpness_aware:SharpnessAware")(
-        base, rho=rho, adaptive=adaptive
-    )
-    return made
+    return SharpnessAware(torch.optim.SGD(params, lr=lr, momentum=momentum), rho=rho, adaptive=adaptive)
 
 
 def asam(params: Any, lr: float = 0.01, *, rho: float = 0.5, momentum: float = 0.9) -> torch.optim.Optimizer:

@@ -10,12 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from thalweg.errors import InputError, ModelError
 from thalweg.problem.batches import num_examples
 
-__all__ = ["BatchLoss", "Terms", "batch_loss", "loss_in", "residuals", "split_batch", "tensor_of"]
+__all__ = [
+    "BatchLoss",
+    "Terms",
+    "batch_loss",
+    "loss_in",
+    "predictions",
+    "residuals",
+    "split_batch",
+    "tensor_of",
+]
 
 _TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _ELEMENTWISE = (
@@ -171,6 +180,30 @@ def residuals(loss: BatchLoss, model: nn.Module, data: Any) -> Tensor:
     _require_terms(errors.numel())
     mean = getattr(criterion, "reduction", "mean") != "sum"
     return errors / errors.numel() ** 0.5 if mean else errors
+
+
+def predictions(loss: BatchLoss, model: nn.Module, data: Any) -> tuple[Tensor, Tensor]:
+    """Return scores (N, C) and class numbers (N,) of one batch, whose mean cross-entropy is the loss.
+
+    Raises:
+        InputError: where the loss is not a plain mean cross-entropy of class numbers.
+    """
+    criterion = loss.criterion if isinstance(loss, _Criterion) else None
+    plain = criterion is cross_entropy or (
+        isinstance(criterion, nn.CrossEntropyLoss)
+        and criterion.weight is None
+        and criterion.reduction == "mean"
+        and criterion.label_smoothing == 0
+    )
+    if not plain:
+        raise InputError(
+            "this method needs a loss that is a plain mean cross-entropy",
+            expected="nn.CrossEntropyLoss() without weights or label smoothing",
+            got=type(criterion).__name__ if criterion is not None else "a function of (model, batch)",
+            hint="another method, such as trust-region or scaled-conjugate-gradient",
+        )
+    inputs, keywords, targets = split_batch(data)
+    return tensor_of(model(*inputs, **keywords)), targets
 
 
 def split_batch(data: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -16,7 +16,7 @@ from thalweg.problem.builtin.registry import build
 from thalweg.problem.cost import Ledger
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.function_objective import FunctionObjective
-from thalweg.problem.loss import BatchLoss, Terms, batch_loss, residuals
+from thalweg.problem.loss import BatchLoss, Terms, batch_loss, predictions, residuals
 from thalweg.problem.objective import Objective
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.problem.probes import require_fixed_function, require_right_gradient
@@ -176,6 +176,20 @@ class Problem:
                 hint="a method that takes the loss, such as trust-region",
             )
         return residuals(self.loss, self.model, data)
+
+    def predictions(self, data: Any = None) -> tuple[Tensor, Tensor]:
+        """Return scores, with their graph, and class numbers of one training batch.
+
+        Raises:
+            InputError: where the loss is not a mean cross-entropy.
+        """
+        if self.model is None or self.loss is None:
+            raise InputError(
+                "a plain function has no classes",
+                expected="a model with nn.CrossEntropyLoss()",
+                hint="a method that takes the loss, such as trust-region",
+            )
+        return predictions(self.loss, self.model, data)
 
     def adopt_optimizer_state(self, state: Mapping[str, Any]) -> None:
         """Take over the optimiser state of a checkpoint (learning rate, moments)."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ThalwegError
 from thalweg.optim.factory import ClosureKind
@@ -137,14 +138,14 @@ class _Closure:
         self.evaluations = 0
         self.gradient_norm: float | None = None
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> Any:
         self._replay()
         first = self.evaluations == 0
         self.evaluations += 1
         with torch.enable_grad():
             result = self._run()
             if first:
-                value = float((result.square().sum() if self._kind == "residual" else result).detach())
+                value = self._value(result)
                 if not math.isfinite(value):
                     raise NotFiniteError(value)
                 self._on_finite()
@@ -157,9 +158,16 @@ class _Closure:
                 self.gradient_norm = _norm(self._parameters)
             return result.detach()
 
-    def _run(self) -> Tensor:
-        """Return the loss of the batch (residuals, where they are wanted) with its graph."""
+    def _value(self, result: Any) -> float:
+        if self._kind == "prediction":
+            return float(cross_entropy(*result).detach())
+        return float((result.square().sum() if self._kind == "residual" else result).detach())
+
+    def _run(self) -> Any:
+        """Return what the optimiser's kind of closure does, with its graph; of a standard one, the loss."""
         try:
+            if self._kind == "prediction":
+                return self._problem.predictions(self._batch.data)
             if self._kind == "residual":
                 return self._problem.residuals(self._batch.data)
             terms = self._problem.terms(self._batch.data)
