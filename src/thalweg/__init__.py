@@ -6,6 +6,7 @@ The names below are loaded when they are first used, so that ``import thalweg`` 
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 from thalweg.version import __version__
@@ -87,7 +88,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("thalweg.optim")
     if name not in _HOMES:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"thalweg.{_HOMES[name]}"), name)
+    state = random.getstate()
+    try:  # packages that are loaded with it draw from python's random numbers, rich for one
+        value = getattr(importlib.import_module(f"thalweg.{_HOMES[name]}"), name)
+    finally:
+        random.setstate(state)
     globals()[name] = value
     return value
 

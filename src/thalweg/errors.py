@@ -1,6 +1,6 @@
 """What can go wrong, and how it is said.
 
-ThalwegError                      exit code 3: could not answer
+ThalwegError                      exit code 3: could not answer; as such, where code of the user's fails
 ├── InputError (ValueError)       exit code 2: what was handed in cannot be used
 │   └── CheckpointError           a file of weights that cannot or must not be loaded
 ├── ModelError                    the model can be run but not measured

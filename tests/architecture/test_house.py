@@ -41,6 +41,7 @@ THIRD_PARTY = {
 }
 # Closer fences inside a room.
 WITHOUT_TORCH = {"cli/main.py", "cli/__init__.py", "diagnosis/rules.py", "diagnosis/verdict.py"}
+WITHOUT_TORCH |= {"diagnosis/readings.py", "diagnosis/missing.py"}
 WITHOUT_PROBLEM = {"curvature/lanczos.py", "curvature/operators.py", "curvature/certificate.py"}
 SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 # module.attribute that changes the user's process or runs code from files.

@@ -66,6 +66,61 @@ def test_every_verb_has_help(verb):
     assert "Usage: thalweg " + verb in done.stdout
 
 
+def test_a_misspelt_verb_gets_the_right_one_without_torch():
+    code = (
+        "import sys, thalweg.cli.main as m\n"
+        "try: m.main(['sharpnes'])\n"
+        "except SystemExit as stopped: print(stopped.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did you mean 'sharpness'?" in done.stderr
+    assert done.stdout == "2 False\n"
+    far = run("frobnicate")
+    assert far.returncode == 2
+    assert "did you mean" not in far.stderr
+
+
+def test_the_help_tells_the_exit_codes():
+    said = " ".join(run("--help").stdout.split())
+    assert "2 wrong usage, 3 could not answer (or code of yours failed), 130 interrupted" in said
+
+
+def test_no_name_moves_pythons_random_numbers_when_it_is_first_used():
+    code = (
+        "import random\n"
+        "random.seed(0); before = random.getstate()\n"
+        "import thalweg\n"
+        "moved = ['thalweg'] if random.getstate() != before else []\n"
+        "for name in thalweg.__all__:\n"
+        "    random.setstate(before)\n"
+        "    getattr(thalweg, name)\n"
+        "    moved += [name] if random.getstate() != before else []\n"
+        "print(moved)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["density", "diagnose", "escape", "sharpness", "spectrum", "trace"])
+def test_a_first_measurement_leaves_pythons_random_numbers(verb):
+    code = (
+        "import random\n"
+        "random.seed(0); before = random.getstate()\n"
+        "import thalweg\n"
+        f"str(thalweg.{verb}(thalweg.Problem.from_function(lambda t: t[0]**2 - t[1]**2, [0.0, 0.0])))\n"
+        "print(random.getstate() == before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_the_names_that_need_no_torch_load_none():
+    code = "import sys, thalweg; thalweg.InputError; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_json_on_standard_output_and_nothing_else():
     done = run("diagnose", "saddle", "--json", "-")
     assert done.returncode == 0, done.stderr
@@ -121,6 +176,9 @@ TRAIN = """
     def empty():
         return thalweg.Problem(nn.Linear(4, 2), nn.CrossEntropyLoss(), [])
 
+    def broken():
+        return {}["weights"]
+
     def form():
         return thalweg.Problem(nn.Linear(4, 2), nn.CrossEntropyLoss(), [torch.zeros(8, 4)])
 
@@ -169,6 +227,8 @@ BAD = {
     ("train.py:frozen",): (2, "no trainable parameters"),
     ("train.py:empty",): (2, "empty"),
     ("train.py:form",): (2, "wrong form"),
+    ("train.py:broken",): (3, "broken() failed at train.py"),
+    ("train.py:probelm",): (2, "try: train.py:problem"),
     ("train.py:nan",): (3, "NaN or infinity"),
     ("train.py:problem", "--checkpoint", "missing.pt"): (2, "there is no checkpoint"),
     ("train.py:problem", "--checkpoint", "other.pt"): (2, "of another model"),

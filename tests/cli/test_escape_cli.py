@@ -139,4 +139,6 @@ def test_a_users_problem_names_the_file(tmp_path):
 def test_it_has_help():
     done = run("escape", "--help")
     assert done.returncode == 0
-    assert "never over a file" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "never over a file" in said
+    assert "The weights move only where data that had no part in the search confirm" in said

@@ -10,11 +10,11 @@ from torch.nn.functional import cross_entropy
 from tests.models import classification, mlp, seeded
 from thalweg.diagnosis.baseline import measure_baseline
 from thalweg.diagnosis.causes import find_causes
-from thalweg.diagnosis.finite import require_finite_gradient, require_finite_loss
 from thalweg.diagnosis.gradient import measure_gradient
 from thalweg.errors import NumericalError
 from thalweg.estimates import weighted_mean
 from thalweg.problem.builtin.registry import problems
+from thalweg.problem.finite import require_finite_gradient, require_finite_loss
 from thalweg.problem.problem import Problem
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.problem.test_intact import Interrupting, same, setting, state
 from thalweg.curvature.operators import Dense
 from thalweg.curvature.spectrum import Extreme, find_extremes
 from thalweg.diagnosis import way_search
+from thalweg.diagnosis.escape_record import plain_share
 from thalweg.diagnosis.ways_out import (
     RADIUS,
     Bordered,
@@ -190,6 +192,22 @@ class TestPlainFunctions:
         found = thalweg.escape(problem)
         assert found.applied
         assert "ordinary training" in found.reason
+        assert "MOVED" in str(found)
+        assert "ESCAPED" not in str(found)
+
+    @pytest.mark.parametrize(("share", "word"), [(0.49, "ESCAPED"), (0.5, "MOVED"), (1.2, "MOVED")])
+    def test_the_headline_follows_the_share_that_gradient_steps_buy(self, share, word):
+        found = thalweg.escape(Problem.builtin("saddle"))
+        change = replace(found.change, value=share * found.ways[0].change.value)
+        assert str(replace(found, plain=replace(found.plain, change=change))).count(word) == 1
+        assert "STAYED" in str(replace(found, applied=False))
+
+    def test_the_share_is_none_where_nothing_was_gained_or_compared(self):
+        found = thalweg.escape(Problem.builtin("saddle"))
+        level = replace(found.ways[0], change=replace(found.change, value=0.0))
+        assert plain_share((), found.plain) == 0
+        assert plain_share(found.ways, None) == 0
+        assert plain_share((level,), found.plain) == 0
 
 
 def heldout_loss(problem):
@@ -344,6 +362,23 @@ class TestTheDecision:
         x, y = classification(1)
         with pytest.raises(InputError, match="nothing to judge"):
             thalweg.escape(Problem(mlp(), nn.CrossEntropyLoss(), (x, y)))
+
+    @pytest.mark.parametrize("num", [1, 40])
+    def test_data_that_hold_nan_are_told_from_a_lack_of_data(self, num):
+        x, y = classification(num)
+        x[num - 1, 2] = float("nan")
+        with pytest.raises(NumericalError, match=rf"training loss is nan.*example {num - 1} .*hold NaN"):
+            thalweg.escape(Problem(mlp(), nn.CrossEntropyLoss(), (x, y)))
+
+    def test_heldout_data_that_hold_nan_are_told_before_the_search(self, monkeypatch):
+        def never(*arguments):
+            raise AssertionError("the search was begun")
+
+        monkeypatch.setattr("thalweg.diagnosis.escape.search_ways", never)
+        x, y = classification(40)
+        x[7, 2] = float("nan")
+        with pytest.raises(NumericalError, match=r"held-out loss is nan.*example 7 "):
+            thalweg.escape(Problem(mlp(), nn.CrossEntropyLoss(), classification(40), (x, y)))
 
     def test_two_examples_can_but_hardly_confirm(self):
         x, y = classification(2)

@@ -11,7 +11,8 @@ from thalweg.diagnosis.continuation import Continuation
 from thalweg.diagnosis.evidence import CurvatureEvidence, Evidence
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, LayerSignal
 from thalweg.diagnosis.line import LineProbe
-from thalweg.diagnosis.rules import Thresholds, judge
+from thalweg.diagnosis.readings import Thresholds
+from thalweg.diagnosis.rules import judge
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.estimates import Estimate
 

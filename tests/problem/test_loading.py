@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.models import classification, mlp
-from thalweg.errors import CheckpointError, InputError
+from thalweg.errors import CheckpointError, InputError, ThalwegError
 from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
 from thalweg.problem.loading import load_problem
 from thalweg.problem.problem import Problem
@@ -72,10 +72,8 @@ WRONG = {
     "train.py": "names a file but no function",
     "train.py:missing": "has no function 'missing'.*problem",
     "train.py:NUMBER": "has no function 'NUMBER'",
+    "train.py:probelm": "has no function 'probelm'.*try: train.py:problem$",
     "train.py:nothing": "returned no problem.*missing return",
-    "train.py:broken": r"broken\(\) failed at train.py:\d+: ZeroDivisionError",
-    "wrong.py:problem": "wrong.py failed.*SyntaxError",
-    "fails.py:problem": "fails.py failed at fails.py:2: ValueError: on import",
     "no.such.package:problem": "no module",
     "digits-mpl": "digits-mlp",
     "": "problem",
@@ -86,6 +84,27 @@ WRONG = {
 def test_what_cannot_be_loaded_gets_one_clear_error(folder, specification):
     with pytest.raises(InputError, match=f"(?is){WRONG[specification]}"):
         load_problem(specification)
+
+
+def test_a_name_like_none_is_not_guessed(folder):
+    with pytest.raises(InputError) as caught:
+        load_problem("train.py:xyzzy")
+    assert "try" not in str(caught.value)
+
+
+FAILING = {
+    "train.py:broken": r"broken\(\) failed at train.py:\d+: ZeroDivisionError",
+    "wrong.py:problem": "wrong.py failed.*SyntaxError",
+    "fails.py:problem": "fails.py failed at fails.py:2: ValueError: on import",
+}
+
+
+@pytest.mark.parametrize("specification", FAILING)
+def test_code_of_the_users_that_fails_is_not_wrong_usage(folder, specification):
+    with pytest.raises(ThalwegError, match=FAILING[specification]) as caught:
+        load_problem(specification)
+    assert not isinstance(caught.value, InputError)
+    assert caught.value.exit_code == 3
 
 
 @pytest.fixture

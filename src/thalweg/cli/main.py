@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -42,6 +43,14 @@ class _Verbs(click.Group):
         found: click.Command = importlib.import_module(f"thalweg.cli.{name}").command
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        close = difflib.get_close_matches(args[0], _VERBS, n=1)
+        if args[0] not in _VERBS and close and not ctx.resilient_parsing:
+            ctx.fail(f"there is no verb {args[0]!r}; did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
@@ -50,8 +59,8 @@ class _Verbs(click.Group):
 @click.group(
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 answered, 1 answered and --fail-on holds, 2 wrong usage, 3 could not answer, "
-    "130 interrupted.",
+    epilog="Exit codes: 0 answered, 1 answered and --fail-on holds, 2 wrong usage, 3 could not answer "
+    "(or code of yours failed), 130 interrupted.",
 )
 @click.version_option(__version__, prog_name="thalweg")
 def command() -> None:

@@ -13,6 +13,7 @@ from thalweg.curvature.hessian import choose_hessian
 from thalweg.curvature.lanczos import Floats, Krylov, tridiagonalise
 from thalweg.curvature.operators import Operator
 from thalweg.estimates import Estimate
+from thalweg.problem.finite import finite_loss
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
 from thalweg.records import Cost, Provenance, Record, current_provenance
@@ -120,6 +121,7 @@ def density(problem: Problem, *, seed: int = 0, num_probes: int = 1) -> Density:
     with intact(problem.model):
         measured = problem.measured(seed=seed)
         theta = measured.train.theta
+        finite_loss(measured.train, theta, "the training loss")
         operator = choose_hessian(measured.train, theta, seed=seed).operator
         nodes, weights = estimate_density(operator, seed=seed, num_probes=num_probes)
     everything = np.concatenate(nodes)

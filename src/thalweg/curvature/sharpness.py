@@ -19,8 +19,9 @@ from thalweg.curvature.stability import PRODUCTS, Stability, gradient_scale, mea
 from thalweg.curvature.trace import estimate_trace
 from thalweg.errors import InputError
 from thalweg.estimates import Estimate
+from thalweg.problem.finite import finite_loss
 from thalweg.problem.intact import intact
-from thalweg.problem.objective import Objective, require_finite
+from thalweg.problem.objective import Objective
 from thalweg.problem.problem import Problem
 from thalweg.progress import Metered, Progress, Silent
 from thalweg.records import Cost, Provenance, Record, current_provenance
@@ -75,8 +76,7 @@ def sharpness(
         measured = problem.measured(seed=seed)
         objective, stepping = measured.train, problem.stepping(optimizer)
         theta = objective.theta
-        loss = objective.value(theta)
-        require_finite(loss, "the training loss")
+        loss = finite_loss(objective, theta, "the training loss")
         told = Metered(progress or Silent(), lambda: measured.ledger.gradient_equivalents, _PLANNED)
         told.phase("curvature")
         choice = choose_hessian(objective, theta, seed=seed)
@@ -175,7 +175,7 @@ class Sharpness(Record):
         )
         data = f" · {self.num_examples:,} examples" if self.num_examples > 1 else ""
         return Document(
-            f"{self.name} · {self.num_parameters:,} parameters{data}",
+            f"{self.name} · {self.num_parameters:,} parameter{'' if self.num_parameters == 1 else 's'}{data}",
             (
                 Facts(rows),
                 *_keskar_blocks(self.keskar, self.no_keskar),

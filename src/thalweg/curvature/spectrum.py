@@ -17,6 +17,7 @@ from thalweg.curvature.lanczos import ROUNDINGS, Floats, Krylov, checked_product
 from thalweg.curvature.operators import Operator
 from thalweg.curvature.trace import trace_of_run
 from thalweg.estimates import Estimate
+from thalweg.problem.finite import finite_loss
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
 from thalweg.progress import Progress, Silent
@@ -144,6 +145,7 @@ def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = Non
         objective = measured.train
         (progress or Silent()).phase("curvature")
         theta = objective.theta
+        finite_loss(objective, theta, "the training loss")
         choice = choose_hessian(objective, theta, seed=seed)
         found = find_extremes(choice.operator, seed=seed, noise=choice.noise, progress=progress)
     return Spectrum(
@@ -196,19 +198,16 @@ class Spectrum(Record):
             ("λmin", _pair(found.lambda_min)),
             ("certain", describe_certificate(found)),
             ("floor", f"{significant(found.floor)}: below this a sign is rounding"),
-            (
-                "trace",
-                f"{significant(found.trace.value, 3)} ± {significant(found.trace.stderr)}"
-                + (" (exact)" if found.complete else " (one probe)"),
-            ),
+            ("trace", _describe_trace(found, self.num_parameters)),
             ("below zero", _describe_negative(found)),
         )
         cost = (
             f"{self.cost.num_hvps} Hessian–vector products ({self.backend}: {self.reason}), "
             f"{self.cost.gradient_equivalents:.0f} gradient-equivalents, {self.cost.seconds:.1f} s"
         )
+        data = f" · {self.num_examples:,} examples" if self.num_examples > 1 else ""
         return Document(
-            f"{self.name} · {self.num_parameters:,} parameters · {self.num_examples:,} examples",
+            f"{self.name} · {self.num_parameters:,} parameter{'' if self.num_parameters == 1 else 's'}{data}",
             (Facts(rows), *(Note(text) for text in (*self.notes, cost))),
         )
 
@@ -225,6 +224,14 @@ def describe_certificate(found: Extremes) -> str:
 
 def _pair(end: Extreme) -> str:
     return f"{significant(end.value, 4)} ± {significant(end.bound)}"
+
+
+def _describe_trace(found: Extremes, num_parameters: int) -> str:
+    value = significant(found.trace.value, 3)
+    if not found.complete:
+        return f"{value} ± {significant(found.trace.stderr)} (one probe)"
+    # Each of the eigenvalues that are summed is known up to the floor.
+    return f"{value} (exact)" if abs(found.trace.value) > num_parameters * found.floor else "0"
 
 
 def _describe_negative(found: Extremes) -> str:

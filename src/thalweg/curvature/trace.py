@@ -11,6 +11,7 @@ from thalweg.curvature.lanczos import ROUNDINGS, Krylov, checked_product, orthog
 from thalweg.curvature.operators import Operator
 from thalweg.errors import InputError
 from thalweg.estimates import Estimate
+from thalweg.problem.finite import finite_loss
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
 from thalweg.rng import gaussian, generator, signs
@@ -31,6 +32,7 @@ def trace(problem: Problem, *, seed: int = 0, num_probes: int = 20) -> Estimate:
     with intact(problem.model):
         objective = problem.measured(seed=seed).train
         theta = objective.theta
+        finite_loss(objective, theta, "the training loss")
         operator = choose_hessian(objective, theta, seed=seed).operator
         return estimate_trace(operator, seed=seed, num_probes=num_probes)
 

@@ -60,7 +60,7 @@ def find_causes(
     """Look for causes that are not landscape, those that block training first.
 
     Weights that are not finite, a loss that is not, and a model with nothing to train are refused with an
-    error before; see `Problem.measured` and `thalweg.diagnosis.finite`. Where the form of the data or the
+    error before; see `Problem.measured` and `thalweg.problem.finite`. Where the form of the data or the
     optimiser does not let a cause be judged, nothing is said of it.
 
     Args:

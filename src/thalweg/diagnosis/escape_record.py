@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +12,21 @@ from thalweg.estimates import Estimate
 from thalweg.records import Cost, Provenance, Record
 from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, signed, significant
 
-__all__ = ["FUNCTION", "HELD_BACK", "HELD_OUT", "Escape"]
+__all__ = ["FUNCTION", "HELD_BACK", "HELD_OUT", "MOST", "Escape", "plain_share"]
 
 # What an escape is judged on.
 HELD_OUT = "held-out data"
 HELD_BACK = "training data held back"
 FUNCTION = "the function itself"
+MOST = 0.5  # the share of the gain from which on gradient steps explain it: no saddle held it back
 _LOSS = {HELD_OUT: "held-out loss", HELD_BACK: "loss held back", FUNCTION: "function"}
+
+
+def plain_share(ways: Sequence[WayOut], plain: WayOut | None) -> float:
+    """Return the share of the best way's gain that ordinary gradient steps buy; 0 where none were taken."""
+    if plain is None or not ways or ways[0].change.value >= 0:
+        return 0.0
+    return plain.change.value / ways[0].change.value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -80,6 +89,8 @@ class Escape(Record):
         if self.num_judging:
             title += f" · {self.num_examples:,} examples to find a way, {self.num_judging:,} to judge it"
         word, tone = ("escaped", "good") if self.applied else ("stayed", "neutral")
+        if self.applied and plain_share(self.ways, self.plain) >= MOST:
+            word = "moved"  # down, but out of nothing
         blocks: list[Block] = [
             Headline(word, self.reason, tone),  # type: ignore[arg-type]
             Note(f"What to do: {self._advice()}"),

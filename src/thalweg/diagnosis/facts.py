@@ -14,6 +14,7 @@ __all__ = ["facts"]
 
 NOTEWORTHY = 0.2  # the share of closed units in a layer from which on it is said
 ALIKE = 0.01  # the variation below which a layer hardly tells its inputs apart
+ABOUT_AS_MUCH = 2.0  # the ratio of the strongest layer's signal to the weakest's below which none stands out
 ENOUGH_LAYERS = 4  # for the fall of the signal to be a fit
 
 
@@ -121,9 +122,12 @@ def _signal(e: Evidence) -> str:
         return "no layer receives any"
     if weakest.signal == 0:
         return f"no gradient reaches layer {weakest.name}"
+    ratio = strongest / weakest.signal
+    if ratio < ABOUT_AS_MUCH:
+        return "all layers receive about as much gradient, relative to their weights"
     text = (
-        f"the gradient, relative to the weights, is {strongest / weakest.signal:,.0f} times weaker in layer "
-        f"{weakest.name} than in the strongest"
+        f"the gradient, relative to the weights, is {ratio:,.0f} times weaker in layer {weakest.name} "
+        "than in the strongest"
     )
     fall = e.fall
     if fall is not None and fall.num_layers >= ENOUGH_LAYERS and fall.interval()[0] > 1:

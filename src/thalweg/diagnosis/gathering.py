@@ -22,7 +22,6 @@ from thalweg.diagnosis.continuation import (
     measure_continuation,
 )
 from thalweg.diagnosis.evidence import PRACTICAL, CurvatureEvidence, Evidence
-from thalweg.diagnosis.finite import require_finite_gradient, require_finite_loss
 from thalweg.diagnosis.gradient import Forecast, GradientEvidence, forecast, measure_gradient
 from thalweg.diagnosis.line import OVERFLOW, LineProbe, probe_line
 from thalweg.diagnosis.purse import Purse
@@ -30,6 +29,7 @@ from thalweg.errors import FOREIGN_FAILURES, ThalwegError
 from thalweg.estimates import Estimate, weighted_mean
 from thalweg.problem.cost import FORWARD, HVP_REBUILT
 from thalweg.problem.empirical_risk import EmpiricalRisk
+from thalweg.problem.finite import require_finite_gradient, require_finite_loss
 from thalweg.problem.objective import Objective
 from thalweg.problem.problem import Measured
 from thalweg.problem.stepping import Stepping

@@ -6,38 +6,25 @@ size of the loss, to its rounding, to the largest curvature, or to the noise flo
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from thalweg.diagnosis.evidence import Evidence
-from thalweg.diagnosis.line import LineProbe
+from thalweg.diagnosis.missing import more, what_is_missing
 from thalweg.diagnosis.purse import FULL
+from thalweg.diagnosis.readings import (
+    Thresholds,
+    falls,
+    falls_beyond_first_order,
+    gradient_is_silent,
+    gradient_matters,
+    lost_layers,
+)
 from thalweg.diagnosis.verdict import Verdict
-from thalweg.estimates import Estimate
-from thalweg.problem.cost import HVP_REBUILT
-from thalweg.report.document import signed, significant
+from thalweg.report.document import significant
 
-__all__ = ["Judgement", "Thresholds", "judge"]
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What counts as how much."""
-
-    steps: int = 100  # a gradient matters if so many steps would buy a practical change
-    confidence: float = 0.99  # of every one-sided test
-    noisy_floor: float = 0.05  # of |λ|max: above it no sign can be trusted
-    flat: float = 1e-3  # of |λ|max: curvature below it is called flat where nothing goes down along it
-    lost_signal: float = 1e-3  # the weakest layer's signal relative to the strongest
-    open_gap: float = 0.05  # the share of the spread that a certificate may leave open
-    at_rest: float = 3.0  # times what is practical: what a minimum may still have to gain
-    slow_gain: float = 0.1  # of the scale of the loss: what a plateau could still buy
-    slow_steps: float = 1e9  # and within how many steps
-    endless_steps: float = 1e15  # the same, where the gradient is no accident
-    unstable: float = 1.5  # times the curvature that the steps can take; nets train on a little beyond 1
-    higher_order: float = 1e-2  # of the change seen: curvature that explains less is not what acts
+__all__ = ["Judgement", "judge"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +42,6 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
-MOST_FACTOR = 1e4  # times as many examples: beyond it more data is no advice
-
 Rule = Callable[[Evidence, Thresholds], tuple[Verdict, str] | None]
 
 
@@ -70,17 +55,7 @@ def judge(evidence: Evidence, thresholds: Thresholds | None = None) -> Judgement
             verdict, summary = answer
             return Judgement(verdict, summary, tuple(reasons))
         reasons.append(f"not {rule.__name__.strip('_').replace('_', ' ')}")
-    return Judgement(Verdict.UNDETERMINED, _what_is_missing(evidence, limits), tuple(reasons))
-
-
-def gradient_matters(e: Evidence, t: Thresholds) -> bool:
-    """Whether ordinary steps still buy something, on data that can tell."""
-    return e.bought(t.steps)[0] > e.practical and (e.gradient.significant or e.complete)
-
-
-def gradient_is_silent(e: Evidence, t: Thresholds) -> bool:
-    """Whether ordinary steps buy nothing that counts, as far as the interval of the gradient reaches."""
-    return e.bought(t.steps)[1] <= e.practical
+    return Judgement(Verdict.UNDETERMINED, what_is_missing(evidence, limits), tuple(reasons))
 
 
 def _bouncing(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
@@ -170,7 +145,7 @@ def _goes_down(e: Evidence, t: Thresholds, least: float) -> bool:
     if line is None or low.value >= -e.curvature.floor:
         return False
     confirmed = e.heldout_curvature.upper(t.confidence) < 0
-    return confirmed and _falls(line, t, least) and line.heldout.upper(t.confidence) < 0
+    return confirmed and falls(line, t, least) and line.heldout.upper(t.confidence) < 0
 
 
 def _saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
@@ -186,7 +161,7 @@ def _unclear_gradient(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     factor = max(e.bought(t.steps)[1] / e.practical, 2.0)
     return Verdict.UNDETERMINED, (
         "steps along the gradient might buy something, but the batches do not agree on it, so it cannot be "
-        f"told from sampling noise; {_more(factor, 'training examples', FULL)}"
+        f"told from sampling noise; {more(factor, 'training examples', FULL)}"
     )
 
 
@@ -229,18 +204,6 @@ def _slight_saddle(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     )
 
 
-def falls_beyond_first_order(e: Evidence, t: Thresholds) -> bool:
-    """Whether the training loss falls along the lowest curvature more than gradient and rounding explain."""
-    line = e.line("lowest curvature")
-    if line is None:
-        return False
-    for (_, rest), change in zip(line.beyond_first_order(), line.train, strict=True):
-        noise = change.upper(t.confidence) - change.value if math.isfinite(change.stderr) else 0.0
-        if rest < -4 * e.rounding and rest + noise < 0:
-            return True
-    return False
-
-
 def _higher_order(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     c, line = e.curvature, e.line("lowest curvature")
     known = max(c.certificate.relative_gap, c.lambda_min.bound / (c.extremes.scale or 1.0)) <= t.open_gap
@@ -281,7 +244,7 @@ def _minimum(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
         return None
     if falls_beyond_first_order(e, t):  # slight or not, confirmed or not: there is a way down
         return None
-    if any(_falls(line, t, t.at_rest * e.practical) for line in e.lines) or not _curvature_shows(e):
+    if any(falls(line, t, t.at_rest * e.practical) for line in e.lines) or not _curvature_shows(e):
         return None
     if c.certificate.gap == 0:
         sure = "the whole spectrum was found and holds no way down"
@@ -297,93 +260,6 @@ def _curvature_shows(e: Evidence) -> bool:
     line = e.line("lowest curvature")
     reach = max((abs(step) for step in line.steps), default=0.0) if line is not None else 0.0
     return 0.5 * e.curvature.lambda_max.value * reach**2 > 4 * e.rounding
-
-
-def _falls(line: LineProbe, t: Thresholds, least: float) -> bool:
-    """Whether the training loss falls along a line, for whatever reason."""
-    return line.best.value < -least and line.best.upper(t.confidence) < 0
-
-
-def lost_layers(e: Evidence, t: Thresholds) -> list[str]:
-    """Return the layers near the input that the signal no longer reaches, in the model's order.
-
-    One weak layer may be weak by design; two in a row, or one that receives nothing at all, are cut off.
-    """
-    layers = e.gradient.layers
-    strongest = max((layer.signal for layer in layers), default=0.0)
-    if strongest == 0:
-        return []
-    lost = list(itertools.takewhile(lambda layer: layer.signal < t.lost_signal * strongest, layers))
-    if len(lost) >= 2 or (lost and lost[0].signal == 0):
-        return [layer.name for layer in lost]
-    return []
-
-
-def _what_is_missing(e: Evidence, t: Thresholds) -> str:
-    """Say what would decide, and what that costs."""
-    c, line = e.curvature, e.line("lowest curvature")
-    depth = significant(c.lambda_min.value)
-    falls = falls_beyond_first_order(e, t)
-    if c.lambda_min.value < -c.floor and falls and e.heldout_curvature.upper(t.confidence) >= 0:
-        return (
-            f"negative curvature ({depth}) was found on the training sample, but {e.heldout_source} do not "
-            f"confirm it; {_more_heldout(e, e.heldout_curvature, c.lambda_min.value, t)}"
-        )
-    if falls and line is not None:
-        along = (
-            f"there is negative curvature ({depth}), but the step that"
-            if c.lambda_min.value < -c.floor
-            else ("along a direction without curvature the training loss falls, but the step that")
-        )
-        return (
-            f"{along} lowers the training loss does not lower that of {e.heldout_source}; "
-            f"{_more_heldout(e, line.heldout, line.best.value, t)}"
-        )
-    if c.lambda_min.value < -max(c.floor, t.flat * c.extremes.scale):
-        if line is None or line.best.value >= 0:
-            return f"there is negative curvature ({depth}), but no step along it lowers the loss"
-        noise = line.best.upper(t.confidence) - line.best.value
-        return (
-            f"there is negative curvature ({depth}), but the fall along it ({signed(line.best.value)}) is "
-            f"within its noise ± {significant(noise)}; {_more_heldout(e, line.heldout, line.best.value, t)}"
-        )
-    if (
-        line := next((line for line in e.lines if _falls(line, t, t.at_rest * e.practical)), None)
-    ) is not None:
-        return f"a step along {line.name} still lowers the training loss by {significant(-line.best.value)}"
-    if c.certificate.relative_gap > t.open_gap:
-        # What a run leaves open falls with the square of its length.
-        run = max(c.num_hvps - 2, 1)
-        more = max(math.ceil(run * (math.sqrt(c.certificate.relative_gap / t.open_gap) - 1)), 1)
-        return (
-            f"nothing negative was found, but {c.num_hvps} products leave {c.certificate.relative_gap:.0%} "
-            f"of the spectrum open; at least {more} more would decide, at about "
-            f"{significant(more * c.product_cost)} "
-            "gradient-equivalents"
-        )
-    return "the function is constant around this point, as far as its precision tells"
-
-
-def _more_heldout(e: Evidence, seen: Estimate, expected: float, t: Thresholds) -> str:
-    """How much more held-out data would decide, if what the training sample shows is true of them too."""
-    if e.heldout_source == "loss differences":
-        return "double precision, or a probe of another length, might decide"
-    wanted = abs(seen.value) if seen.value < 0 else abs(expected)
-    error = seen.upper(t.confidence) - seen.value
-    if wanted == 0 or not math.isfinite(error):
-        return f"more of {e.heldout_source} would decide"
-    factor = max((error / wanted) ** 2, 2.0)
-    return _more(factor, "held-out examples", HVP_REBUILT * (e.heldout_share or 1.0))
-
-
-def _more(factor: float, what: str, cost: float) -> str:
-    """Say what ``factor`` times as many examples would cost, ``cost`` being that of the present ones."""
-    if factor > MOST_FACTOR:
-        return f"no affordable number of {what} would decide"
-    return (
-        f"about {significant(factor)} times as many {what} would decide, at about "
-        f"{significant(factor * cost)} gradient-equivalents"
-    )
 
 
 RULES: tuple[Rule, ...] = (

@@ -7,7 +7,7 @@ import math
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.facts import facts
 from thalweg.diagnosis.moves import Move
-from thalweg.diagnosis.rules import Thresholds, lost_layers
+from thalweg.diagnosis.readings import Thresholds, lost_layers
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.records import Cost
 from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, signed, significant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -29,7 +30,8 @@ def load_problem(specification: str, *, seed: int = 0) -> Problem:
         seed: of a built-in.
 
     Raises:
-        InputError: when there is no such thing, its code fails, or it returns something else.
+        InputError: when there is no such thing, or it returns something else.
+        ThalwegError: when its code fails.
     """
     place, colon, function_name = specification.rpartition(":")
     if not colon:
@@ -44,9 +46,11 @@ def load_problem(specification: str, *, seed: int = 0) -> Problem:
     function = getattr(module, function_name, None)
     if not callable(function):
         known = sorted(name for name, thing in vars(module).items() if _is_own_function(thing, module))
+        close = difflib.get_close_matches(function_name, known, n=1)
         raise InputError(
             f"{place!r} has no function {function_name!r}",
             got="the functions " + ", ".join(known) if known else "a module without functions",
+            hint=f"{place}:{close[0]}" if close else None,
         )
     made = _run(function, f"{function_name}()")
     if not isinstance(made, Problem):
@@ -112,7 +116,7 @@ def _run(code: Callable[[], Any], what: str) -> Any:
             "",
         )
         first = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"{what} failed{place}: {type(error).__name__}: {first}") from error
+        raise ThalwegError(f"{what} failed{place}: {type(error).__name__}: {first}") from error
 
 
 def _is_own_function(thing: object, module: ModuleType) -> bool:
