@@ -1,6 +1,6 @@
 """How long each method takes to leave a saddle: steps and gradient-equivalents.
 
-    python benchmarks/bench_saddles.py                 # the table of docs/saddles.md, a few minutes
+    python benchmarks/bench_saddles.py                 # the tables of docs/saddles.md, ten minutes
     python benchmarks/bench_saddles.py --only plane    # one place
 
 A method has **left** when the loss over all examples is below that of the saddle by a tenth of what there is
