@@ -66,6 +66,21 @@ def test_rescaling_a_relu_net_changes_all_but_the_adaptive_measure(alpha):
         assert after.keskar[0].value > 1.5 * before.keskar[0].value
 
 
+def test_the_error_of_the_products_widens_every_bound():
+    model, data = mlp(dtype=torch.float32), classification(37, dtype=torch.float32)
+    problem = Problem(
+        model, nn.CrossEntropyLoss(), data, optimizer=torch.optim.SGD(model.parameters(), lr=0.1)
+    )
+    objective = problem.measured().train
+    noise = choose_hessian(objective, objective.theta, seed=0).noise
+    assert noise > 1e-7
+    found = sharpness(problem)
+    assert found.lambda_max.bound >= noise * found.lambda_max.value
+    assert found.adaptive.bound >= noise * found.adaptive.value
+    assert found.stability.bound >= noise * found.stability.curvature
+    assert found.trace.stderr >= noise * abs(found.trace.value)
+
+
 def test_the_measurement_leaves_no_trace_and_repeats():
     model = mlp(dtype=torch.float32)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

@@ -22,6 +22,21 @@ def test_the_trace_is_exact_when_the_probes_span_the_space(n):
     assert estimate.stderr == 0
 
 
+@pytest.mark.parametrize("n", [40, 200])
+@pytest.mark.parametrize("kind", ["in proportion", "at random"])
+def test_the_error_of_the_products_is_part_of_the_error(n, kind):
+    noise, misses = 1e-2, []
+    matrix = symmetric(np.linspace(1, 2, n))
+    for seed in range(10):
+        random = np.random.default_rng(seed).normal(size=(n, n))
+        error = matrix if kind == "in proportion" else torch.as_tensor(random + random.T).to(matrix)
+        error = error * (noise * matrix.norm() / error.norm())
+        estimate = estimate_trace(Dense(matrix + error), seed=seed, num_probes=20, noise=noise)
+        misses.append(abs(estimate.value - float(matrix.trace())) / estimate.stderr)
+    assert max(misses) < 4
+    assert max(misses) > 0.01  # and the error is not made of thin air
+
+
 RNG = np.random.default_rng(0)
 SPECTRA = {
     "decaying": 1 / np.arange(1, 401.0),

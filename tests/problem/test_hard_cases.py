@@ -323,3 +323,18 @@ def test_a_generator_serves_several_seeds():
     x, y = classification(20)
     problem = Problem(mlp(), nn.CrossEntropyLoss(), ((x[i : i + 5], y[i : i + 5]) for i in range(0, 20, 5)))
     assert problem.measured(seed=0).train.examples == problem.measured(seed=1).train.examples == 20
+
+
+def test_an_embedding_with_sparse_gradients_is_diagnosed():
+    rng = torch.Generator().manual_seed(0)
+    data = torch.randint(0, 9, (50, 3), generator=rng), torch.randint(0, 2, (50,), generator=rng)
+
+    def build(sparse):
+        return nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 2))
+
+    sparse, dense = (
+        diagnose(Problem(seeded(lambda s=s: build(s)).double(), nn.CrossEntropyLoss(), data))
+        for s in (True, False)
+    )
+    assert sparse.verdict is dense.verdict
+    assert sparse.evidence.loss.value == dense.evidence.loss.value

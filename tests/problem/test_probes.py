@@ -9,6 +9,7 @@ from tests.constructs import SineWrong
 from tests.models import classification, mlp, seeded
 from thalweg.curvature.hessian import choose_hessian
 from thalweg.errors import ModelError
+from thalweg.problem.blur import blur
 from thalweg.problem.builtin.registry import problems
 from thalweg.problem.derivatives import Bench, check_gradient, check_products, compare, jumps, precise
 from thalweg.problem.function_objective import FunctionObjective
@@ -306,3 +307,94 @@ class TestOfPlainFunctions:
         assert precise(single, single.theta).theta.dtype == torch.float64
         fixed = FunctionObjective(lambda t: t @ torch.ones(3, dtype=torch.float32), torch.ones(3))
         assert precise(fixed, fixed.theta).theta.dtype == torch.float32
+
+
+class Pulled(nn.Module):
+    """A linear layer whose gradient is half of what it should be."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        h = self.layer(x)
+        return (h + h.detach()) / 2
+
+
+def certain(kind, margin, dtype):
+    """A linear model that gets all of its examples right, by ``margin``; MSE has fitted such numbers."""
+    noise = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 2
+    x = (0.1 * noise + (6 * y - 3)[:, None]).to(dtype)
+    model = seeded(lambda: nn.Linear(2, 2 if kind == "cross-entropy" else 1)).to(dtype)
+    with torch.no_grad():
+        model.bias.zero_()
+        model.weight[-1] = margin / 6
+        if kind == "cross-entropy":
+            model.weight /= 2
+            model.weight[0] = -model.weight[1]
+    if kind == "cross-entropy":
+        return model, nn.CrossEntropyLoss(), (x, y)
+    if kind == "binary":
+        return model, nn.BCEWithLogitsLoss(), (x, y[:, None].to(dtype))
+    return model, nn.MSELoss(), (x, model(x).detach())
+
+
+CERTAIN = pytest.mark.parametrize("kind", ["cross-entropy", "binary", "squares"])
+MARGINS = pytest.mark.parametrize("margin", [10, 25, 30, 34, 38, 60, 200, 1000])
+PRECISIONS = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+
+
+@CERTAIN
+@MARGINS
+@PRECISIONS
+def test_a_model_that_is_certain_of_everything_raises_no_alarm(kind, margin, dtype):
+    objective = Problem(*certain(kind, margin, dtype)).measured().train
+    choice = choose_hessian(objective, objective.theta, seed=0)
+    assert choice.name == "exact", choice.reason
+    for bench in (precise(objective, objective.theta), Bench(objective, objective.theta)):
+        assert check_gradient(bench).verdict != "disagrees"
+        assert check_products(bench).verdict != "disagrees"
+
+
+@CERTAIN
+@pytest.mark.parametrize("margin", [10, 25, 60, 200])
+@PRECISIONS
+def test_certainty_does_not_hide_a_wrong_gradient(kind, margin, dtype):
+    model, loss, data = certain(kind, margin, dtype)
+    with pytest.raises(ModelError, match=r"not the derivative of its loss.*Pulled"):
+        Problem(Pulled(model), loss, data).measured()
+
+
+@pytest.mark.parametrize("steps", [50, 300])
+def test_a_trained_net_whose_loss_is_rounding_is_measured(steps):
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(200) % 2
+    x = torch.randn(200, 4, generator=rng).clamp(-1, 1) + (6 * y - 3)[:, None]
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        LOSS(model(x), y).backward()
+        optimizer.step()
+    assert float(LOSS(model(x), y).detach()) < 1e-5
+    assert_healthy(Problem(model, LOSS, (x, y)))
+
+
+class TestOfBlur:
+    def bench(self, function, start):
+        return FunctionObjective(function, torch.tensor(start, dtype=torch.float64))
+
+    def test_it_covers_what_is_left_of_large_numbers(self):
+        loss = self.bench(lambda t: ((t + 100.0) - 100.0).sum(), [1e-16])
+        assert loss.value(loss.theta) == 0
+        assert 1e-16 < blur(loss, loss.theta) < 1e-11
+
+    def test_it_covers_what_is_magnified(self):
+        loss = self.bench(lambda t: 1e8 * (t[0] - t[1]), [1.0, 1.0])
+        assert blur(loss, loss.theta) >= 1e-8
+
+    def test_masks_do_not_count(self):
+        mask = torch.tensor([0.0, -1e30], dtype=torch.float64)
+        loss = self.bench(lambda t: (t + mask).logsumexp(0), [1.0, 2.0])
+        assert blur(loss, loss.theta) < 1e-12

@@ -139,7 +139,9 @@ def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> Hessian
     """Choose exact products where they exist and are right, else differences; measure the error of either.
 
     A few examples decide: products must be symmetric, and equal to differences of the gradient in double
-    precision (in the model's own, where it does not run in double).
+    precision (in the model's own, where it does not run in double). Where rounding hides how the loss
+    changes, as it does where a classifier is certain of everything, asymmetry is rounding too, and enters
+    ``noise``.
 
     Cost: the gradient that is kept, and 8 gradient-equivalents of the few (12 where the weights are not
     double); more where exact products are refused, to find the module at fault.
@@ -154,13 +156,15 @@ def choose_hessian(objective: Objective, theta: Tensor, *, seed: int) -> Hessian
         operator = ExactHessian(bench.objective, bench.theta)
         along, product = operator.matvec(bench.direction), operator.matvec(_probe(bench.theta, seed))
         asymmetry = _asymmetry(bench.direction, along, _probe(bench.theta, seed), product)
-        if asymmetry <= ASYMMETRY:
+        if asymmetry <= ASYMMETRY or (math.isfinite(asymmetry) and bench.saturated):
             found = check_products(bench, along)
         if found.verdict != "disagrees":
             noise = max(asymmetry, objective.roundoff)
+            if found.verdict == "rough" and bench.saturated:
+                noise = max(noise, min(found.error, 1.0))
             if bench.objective.roundoff < objective.roundoff:
                 own = stand_in(objective, theta).hvp(theta, _probe(theta, seed))
-                noise = max(_relative(own.double() - product, product), objective.roundoff)
+                noise = max(_relative(own.double() - product, product), noise)
             exact = ExactHessian(objective, theta)
             reason = f"double backward; asymmetry {asymmetry:.0e}, {_told(found)}"
             return HessianChoice(exact, exact.name, exact.cost, reason, asymmetry, noise)

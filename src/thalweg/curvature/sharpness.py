@@ -31,6 +31,7 @@ __all__ = ["Sharpness", "sharpness"]
 
 TRACE_PROBES = 20
 AGREE = 0.01  # searches of Keskar's box that differ by less have found the same
+EXACT = 1e-9  # a trace with a smaller relative error is one that nothing but rounding touches
 SLOPE_SHARE = 0.05  # of Keskar's measure; below it the point counts as at rest
 # Gradient-equivalents in all, for the progress: three searches of the spectrum, a trace, four boxes.
 _PLANNED = 3 * 2 * PRODUCTS + 4 * TRACE_PROBES + 4 * 70.0
@@ -80,18 +81,24 @@ def sharpness(
         told = Metered(progress or Silent(), lambda: measured.ledger.gradient_equivalents, _PLANNED)
         told.phase("curvature")
         choice = choose_hessian(objective, theta, seed=seed)
-        largest = _largest(choice.operator, seed, told)
+        largest = _largest(choice.operator, choice.noise, seed, told)
         told.phase("the optimiser's limit")
         stability: Stability | str = "no optimiser is known"
         if stepping is not None:
             scale = gradient_scale(objective, theta, stepping)
             stability = measure_stability(
-                choice.operator, largest, stepping, seed=seed, gradient_scale=scale, progress=told
+                choice.operator,
+                largest,
+                stepping,
+                seed=seed,
+                noise=choice.noise,
+                gradient_scale=scale,
+                progress=told,
             )
         told.phase("curvature per relative change")
-        adaptive = _largest(Scaled(choice.operator, theta.abs()), seed, told)
+        adaptive = _largest(Scaled(choice.operator, theta.abs()), choice.noise, seed, told)
         told.phase("trace")
-        trace = estimate_trace(choice.operator, seed=seed, num_probes=TRACE_PROBES)
+        trace = estimate_trace(choice.operator, seed=seed, num_probes=TRACE_PROBES, noise=choice.noise)
         told.phase("Keskar's box")
         keskar, omitted = _keskar(objective, theta, largest.vector, seed, told)
     return Sharpness(
@@ -189,15 +196,18 @@ class Sharpness(Record):
         return f"{_pair(self.adaptive)}: the largest curvature per relative change of the weights"
 
     def _describe_trace(self) -> str:
-        if self.trace.stderr:
-            return f"{significant(self.trace.value, 3)} ± {significant(self.trace.stderr)}"
+        size, stderr = abs(self.trace.value), self.trace.stderr
+        if stderr > EXACT * max(size, abs(self.lambda_max.value)):
+            return f"{significant(self.trace.value, 3)} ± {significant(stderr)}"
         rounding = self.num_parameters * self.lambda_max.bound
-        return f"{significant(self.trace.value, 3)} (exact)" if abs(self.trace.value) > rounding else "0"
+        return f"{significant(self.trace.value, 3)} (exact)" if size > rounding else "0"
 
 
-def _largest(operator: Operator, seed: int, progress: Progress) -> Extreme:
+def _largest(operator: Operator, noise: float, seed: int, progress: Progress) -> Extreme:
     """Find the upper end of a spectrum; what may have been missed below the lower one does not matter."""
-    found = find_extremes(operator, seed=seed, max_products=PRODUCTS, open_gap=1.0, progress=progress)
+    found = find_extremes(
+        operator, seed=seed, max_products=PRODUCTS, open_gap=1.0, noise=noise, progress=progress
+    )
     return found.lambda_max
 
 

@@ -186,6 +186,7 @@ def measure_stability(
     *,
     seed: int,
     gradient_scale: float = 1.0,
+    noise: float = 0.0,
     max_products: int = PRODUCTS,
     progress: Progress | None = None,
 ) -> Stability | str:
@@ -198,6 +199,7 @@ def measure_stability(
         seed: of the random start.
         gradient_scale: by how much the gradient that the optimiser sees is larger than that of the mean
             loss: the batch size where training minimises a sum.
+        noise: the relative error of the products of ``hessian``; stretched coordinates are taken to keep it.
         max_products: to spend at most, on preconditioned curvature.
         progress: is told of each product.
 
@@ -214,7 +216,9 @@ def measure_stability(
         inverse = torch.ones_like(like) if inverse is None else inverse.to(like)
         shift = decay if isinstance(decay, float) else decay.to(like)
         operator = Scaled(hessian, (gradient_scale * inverse).sqrt(), shift / gradient_scale)
-        found = find_extremes(operator, seed=seed, max_products=max_products, open_gap=1.0, progress=progress)
+        found = find_extremes(
+            operator, seed=seed, max_products=max_products, open_gap=1.0, noise=noise, progress=progress
+        )
         curvature, bound = found.lambda_max.value, found.lambda_max.bound
     return Stability(
         limit=limit,

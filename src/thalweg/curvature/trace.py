@@ -33,17 +33,27 @@ def trace(problem: Problem, *, seed: int = 0, num_probes: int = 20) -> Estimate:
         objective = problem.measured(seed=seed).train
         theta = objective.theta
         finite_loss(objective, theta, "the training loss")
-        operator = choose_hessian(objective, theta, seed=seed).operator
-        return estimate_trace(operator, seed=seed, num_probes=num_probes)
+        choice = choose_hessian(objective, theta, seed=seed)
+        return estimate_trace(choice.operator, seed=seed, num_probes=num_probes, noise=choice.noise)
 
 
-def estimate_trace(operator: Operator, *, seed: int, num_probes: int = 20) -> Estimate:
+def estimate_trace(operator: Operator, *, seed: int, num_probes: int = 20, noise: float = 0.0) -> Estimate:
     """Estimate tr(A) by Hutchinson's method on what a Krylov space leaves over.
 
     tr(A) = Σ θ_i + E[zᵀ(I−VVᵀ)A(I−VVᵀ)z] for orthonormal V with Ritz values θ = diag(VᵀAV) and signs z
     ([hutchinson1990]; the split is that of [meyer2021]). Half the products find V, where few
     eigenvalues carry most of the trace; the others sample the rest. The interval is Student's: nothing less
     covers as often as it says with so few samples. Where nothing is left over, the error is that of rounding.
+
+    Products that are off by E, ‖Ev‖ = ``noise``·‖Av‖ for random v so that ‖E‖_F = ``noise``·‖A‖_F, add to
+    that: an error in proportion to A is off by ``noise``·|tr(A)|, and one of random entries by less than
+    ``noise``·‖A‖_F. The larger counts. One that had all its size in the trace could be √n times the second.
+
+    Args:
+        operator: symmetric, A.
+        seed: of the random vectors.
+        num_probes: see the cost.
+        noise: the relative error of the products with random vectors, where it is known.
 
     Raises:
         InputError: for fewer than two probes, which leave no error to state.
@@ -63,17 +73,20 @@ def estimate_trace(operator: Operator, *, seed: int, num_probes: int = 20) -> Es
 
     krylov = tridiagonalise(operator, fresh(), max_steps=steps, fresh=fresh)
     captured = float(krylov.alpha.sum())
+    square = float((krylov.alpha**2).sum() + 2 * (krylov.beta**2).sum())  # ‖A‖_F², with what is left over
     if krylov.complete:
-        return Estimate(captured, 0.0)
-    samples = []
+        return Estimate(captured, noise * max(abs(captured), square**0.5))
+    samples, squares = [], []
     for i in range(num_probes):
         _, probe = orthogonalise(signs(n, rng, like=template), krylov.basis)
         product = checked_product(operator, probe, krylov.num_steps + i + 1)
         samples.append(float(probe.double() @ product.double()))
-    rest = np.asarray(samples)
+        squares.append(float(product.double() @ product.double()))
+    rest, value = np.asarray(samples), captured + float(np.mean(samples))
     rounding = ROUNDINGS * float(torch.finfo(operator.dtype).eps) * krylov.scale * float(np.sqrt(n))
-    stderr = float(np.hypot(rest.std(ddof=1) / np.sqrt(num_probes), rounding))
-    return Estimate(captured + float(rest.mean()), stderr, num_probes)
+    inexact = noise * max(abs(value), (square + float(np.mean(squares))) ** 0.5)
+    stderr = float(np.hypot(np.hypot(rest.std(ddof=1) / np.sqrt(num_probes), rounding), inexact))
+    return Estimate(value, stderr, num_probes)
 
 
 def trace_of_run(krylov: Krylov) -> Estimate:

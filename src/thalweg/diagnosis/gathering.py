@@ -207,6 +207,7 @@ def _stability(site: _Site, choice: HessianChoice, found: Extremes) -> Stability
             found.lambda_max,
             stepping,
             seed=site.seed,
+            noise=choice.noise,
             gradient_scale=gradient_scale(site.train, site.theta, stepping),
             max_products=STABILITY_PRODUCTS,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ThalwegError
+from thalweg.problem.blur import ROUNDINGS, blur
 from thalweg.problem.memory import memory_share
 from thalweg.problem.objective import Objective
 from thalweg.rng import gaussian, generator
@@ -36,10 +37,10 @@ LOSS_STEPS = ((1e-2, 3e-3, 3e-2, 1e-3), (1e-6, 1e-5, 1e-7, 1e-4, 1e-3, 1e-2))
 SLOPE_STEPS = ((3e-3, 1e-2, 1e-3, 3e-2), (1e-7, 1e-8, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3))
 LOSS_TOLERANCE = (3e-3, 1e-5)
 SLOPE_TOLERANCE = (1e-2, 1e-4)
-ROUNDINGS = 32  # units in the last place that a loss or gradient may be off by
 DROWNED = 0.1  # a quotient with more noise than this tells nothing
 CONSISTENT = 0.05  # quotients that differ by less than this share of what they miss the claim by: no accident
 ALIKE = 0.1  # relative, between a model in its own and in double precision; bfloat16 makes 0.03
+MILDER = (0.5, 0.25, 0.1, 0.03, 0.01)  # of the weights, where at full size the loss is flat from saturation
 NUDGE = 0.1  # how far from θ, relative to the weights, a derivative is looked at that vanishes at θ
 HAIR, LEAP = 1e-9, 1e-5  # a step, and a change of the loss that is no rounding
 COPIES = 64  # bytes a parameter that the checks in double precision hold at once
@@ -71,6 +72,29 @@ class Bench:
             if math.isfinite(self.objective.value(there)):
                 return there
         return self.theta
+
+    @cached_property
+    def saturated(self) -> bool:
+        """Whether rounding hides how the loss changes, also away from the point."""
+        return not self._shows(self.nearby)
+
+    def milder(self) -> Iterator[Tensor]:
+        """Yield points (n,) with smaller weights where changes of the loss stand out from its rounding."""
+        for share in MILDER:
+            there = share * self.nearby
+            if math.isfinite(self.objective.value(there)) and self._shows(there):
+                yield there
+
+    def rounded_share(self, theta: Tensor) -> float:
+        """Return which part of the loss's change along weights of their size is rounding; so of its gradient.
+
+        The gradient of a certain classifier is made of 1 − p, as blurred by rounding as its loss.
+        """
+        change = float((self.objective.gradient(theta) * self.direction).norm())
+        return blur(self.objective, theta) / change if change > 0 else math.inf
+
+    def _shows(self, theta: Tensor) -> bool:
+        return self.rounded_share(theta) < max(LOSS_STEPS[theta.dtype == torch.float64])
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ def compare(
         missed = float((found - claim).norm())
         if scale == 0:
             return Comparison("agrees", 0.0)
-        if not math.isfinite(scale) or noise > DROWNED * scale:
+        if not math.isfinite(scale) or not noise <= DROWNED * scale:  # also where the noise is not a number
             continue
         nearest = min(nearest, missed / scale)
         if missed <= max(tolerance, step) * scale + noise:
@@ -139,15 +163,35 @@ def typical_move(theta: Tensor) -> Tensor:
 def check_gradient(bench: Bench) -> Comparison:
     """Compare the gradient with differences of the loss along a random direction.
 
-    Not at the point in question, where both may vanish, but near it. Cost: 2 gradient-equivalents, 5 where
-    they disagree.
+    Not at the point in question, where both may vanish, but near it. Where they disagree by no more than
+    rounding may do, as it does where a classifier is certain of everything, at smaller weights.
+
+    Cost: 2 gradient-equivalents, 7 where they disagree, up to 50 where that may be rounding.
     """
-    objective, there, direction = bench.objective, bench.nearby, bench.direction
+    found = _compare_gradient(bench, bench.nearby)
+    if found.verdict != "disagrees" or not math.isfinite(found.error):
+        return found
+    beyond = _compare_gradient(bench, bench.nearby, blur(bench.objective, bench.nearby))
+    if beyond.verdict == "disagrees":
+        return beyond
+    return _first_told(
+        _compare_gradient(bench, there, blur(bench.objective, there)) for there in bench.milder()
+    )
+
+
+def _first_told(comparisons: Iterable[Comparison]) -> Comparison:
+    """Return the first of ``comparisons`` that says yes or no; "rough" where none does."""
+    told = (found for found in comparisons if found.verdict in ("agrees", "disagrees"))
+    return next(told, Comparison("rough", 1.0))
+
+
+def _compare_gradient(bench: Bench, there: Tensor, rounding: float = 0.0) -> Comparison:
+    objective, direction = bench.objective, bench.direction
     gradient = objective.gradient(there)
 
     def quotient(step: float) -> tuple[Tensor, float]:
         ahead, behind = (objective.value(there + s * step * direction) for s in (1.0, -1.0))
-        noise = ROUNDINGS * objective.roundoff * max(abs(ahead), abs(behind)) / step
+        noise = max(ROUNDINGS * objective.roundoff * max(abs(ahead), abs(behind)), rounding) / step
         return torch.tensor([(ahead - behind) / (2 * step)], dtype=torch.float64), noise
 
     double = there.dtype == torch.float64
@@ -164,7 +208,9 @@ def check_products(bench: Bench, product: Tensor | None = None) -> Comparison:
     """Compare a Hessian–vector product with differences of the gradient along a random direction.
 
     At the point in question; where they disagree there, which a kink at that very point explains, once more
-    near it. Cost: 5 gradient-equivalents, up to 34 where they disagree.
+    near it; where a loss that rounding flattens explains that too, at smaller weights.
+
+    Cost: 5 gradient-equivalents, up to 34 where they disagree, and 100 where that may be rounding.
 
     Args:
         bench: where.
@@ -175,15 +221,29 @@ def check_products(bench: Bench, product: Tensor | None = None) -> Comparison:
     found = _compare_product(bench, bench.theta, product)
     if found.verdict == "agrees" or not math.isfinite(found.error):
         return found
-    return _compare_product(bench, bench.nearby, bench.objective.hvp(bench.nearby, bench.direction))
+    near = _compare_product(bench, bench.nearby)
+    if near.verdict != "disagrees" or not math.isfinite(near.error):
+        return near
+    beyond = _compare_product(bench, bench.nearby, share=bench.rounded_share(bench.nearby))
+    if beyond.verdict == "disagrees":
+        return beyond
+    milder = _first_told(
+        _compare_product(bench, there, share=bench.rounded_share(there)) for there in bench.milder()
+    )
+    # Right code whose products are all rounding here: how much, the point itself says.
+    return milder if milder.verdict == "disagrees" else Comparison("rough", found.error)
 
 
-def _compare_product(bench: Bench, theta: Tensor, product: Tensor) -> Comparison:
+def _compare_product(
+    bench: Bench, theta: Tensor, product: Tensor | None = None, share: float = 0.0
+) -> Comparison:
     objective, move, direction = bench.objective, typical_move(theta), bench.direction
+    if product is None:
+        product = objective.hvp(theta, direction)
 
     def quotient(step: float) -> tuple[Tensor, float]:
         ahead, behind = (objective.gradient(theta + s * step * direction) for s in (1.0, -1.0))
-        noise = ROUNDINGS * objective.roundoff * float((move * ahead).norm()) / step
+        noise = max(ROUNDINGS * objective.roundoff, share) * float((move * ahead).norm()) / step
         return (move * (ahead - behind)).double() / (2 * step), noise
 
     double = theta.dtype == torch.float64
@@ -212,7 +272,7 @@ def precise(objective: Objective, theta: Tensor) -> Bench:
     Double precision tells rounding and the kinks of ReLU from faults. It is used where the model runs in it
     and gives the value that it gives in its own.
 
-    Cost: 1/3 gradient-equivalent of the few, 1 where the weights are not double.
+    Cost: 1/3 gradient-equivalent of the few, 1 where the weights are not double, 3 where the values differ.
     """
     own = Bench(stand_in(objective, theta), theta)
     exact = torch.finfo(torch.float64).eps
@@ -223,8 +283,9 @@ def precise(objective: Objective, theta: Tensor) -> Bench:
         value = double.objective.value(double.nearby)
     except (ThalwegError, *FOREIGN_FAILURES):
         return own
-    known = own.objective.value(double.nearby.to(theta.dtype))
-    return double if abs(value - known) <= ALIKE * abs(value) else own
+    there = double.nearby.to(theta.dtype)
+    off = abs(value - own.objective.value(there))
+    return double if off <= ALIKE * abs(value) or off <= blur(own.objective, there) else own
 
 
 def stand_in(objective: Objective, theta: Tensor) -> Objective:

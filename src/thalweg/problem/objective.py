@@ -101,7 +101,8 @@ def differentiate(
         directional = torch.stack([(g * v).sum() for g, v in live]).sum()
         return torch.autograd.grad(directional, graph.leaves, retain_graph=keep, allow_unused=True)
 
-    return list(graph.within(work))
+    parts = graph.within(work)
+    return [part.to_dense() if part is not None and part.is_sparse else part for part in parts]
 
 
 def require_graph(loss: Tensor) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.errors import ModelError
-from thalweg.problem.derivatives import ROUNDINGS, Bench, check_gradient, jumps, precise, stand_in
+from thalweg.problem.blur import ROUNDINGS
+from thalweg.problem.derivatives import Bench, check_gradient, jumps, precise, stand_in
 from thalweg.problem.fault import unsteady_module, wrong_module
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.objective import Objective
