@@ -6,7 +6,7 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn import MSELoss
+from torch.nn import CrossEntropyLoss, MSELoss
 
 from tests.cli.test_cli import run
 from tests.models import mlp
@@ -81,7 +81,11 @@ def test_every_optimisers_state_is_written_and_gone_on_from(tmp_path, name):
     except InputError:
         pytest.skip(f"not there yet: {name}")
     inputs = torch.linspace(-1, 1, 8).reshape(-1, 1)
-    half, whole = (Problem(mlp((1, 3, 1)).float(), MSELoss(), (inputs, inputs.sin())) for _ in range(2))
+    if get(name).closure == "prediction":
+        form, loss, targets = (1, 3, 2), CrossEntropyLoss(), (inputs[:, 0] > 0).long()
+    else:
+        form, loss, targets = (1, 3, 1), MSELoss(), inputs.sin()
+    half, whole = (Problem(mlp(form).float(), loss, (inputs, targets)) for _ in range(2))
     record = train(half, name, batch_size="all", epochs=2)
     save_training(half.model, record.optimizer_state, tmp_path / "half.pt")
     apply_checkpoint(half, read_checkpoint(tmp_path / "half.pt"))

@@ -41,7 +41,8 @@ def moves_of(problem, verdict, *, seed=0, budget=None):
         measured, stepping = problem.measured(), problem.stepping()
         evidence = gather(measured, stepping, seed=0, purse=Purse(40, measured.ledger))
         spent = measured.ledger.gradient_equivalents
-        purse = Purse(None if budget is None else spent + budget, measured.ledger)
+        on_budget = spent - measured.ledger.checks
+        purse = Purse(None if budget is None else on_budget + budget, measured.ledger)
         moves = try_moves(
             measured,
             evidence,
