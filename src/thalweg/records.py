@@ -49,14 +49,14 @@ class Provenance:
     seed: int
 
 
-def current_provenance(*, device: str, dtype: str, seed: int) -> Provenance:
-    """Return the provenance of a measurement made now, here."""
+def current_provenance(theta: torch.Tensor, seed: int) -> Provenance:
+    """Return the provenance of a measurement made now, here, at ``theta``."""
     return Provenance(
         thalweg=__version__,
         torch=str(torch.__version__),
         python=platform.python_version(),
-        device=device,
-        dtype=dtype,
+        device=str(theta.device),
+        dtype=str(theta.dtype).removeprefix("torch."),
         num_threads=torch.get_num_threads(),
         seed=seed,
     )

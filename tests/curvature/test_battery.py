@@ -61,7 +61,7 @@ def test_every_claim_holds_for_every_family_at_small_sizes():
 
 @pytest.mark.parametrize("size", [79, 120])
 def test_every_claim_holds_for_every_family_where_lanczos_cannot_finish(size):
-    battery([size], seeds=(1,))
+    assert len(battery([size], seeds=(1,))) >= 50  # each run is judged in `battery`
 
 
 @pytest.mark.slow

@@ -58,17 +58,6 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def there(name):
-    """The name, or a skipped test where its class is not written yet."""
-    try:
-        get(name)([torch.zeros(2, requires_grad=True)])
-    except InputError as error:
-        if "no module named 'thalweg.optim" in str(error):
-            pytest.skip(f"not there yet: {name}")
-        raise
-    return name
-
-
 class TestItTrains:
     def test_plain_gradient_descent_is_the_loop_of_the_textbook(self):
         problem = sorting()
@@ -128,7 +117,7 @@ class TestItTrains:
     @pytest.mark.parametrize("name", list(names()))
     def test_every_optimiser_fits_with_the_closure_that_it_needs(self, name):
         problem = sorting() if get(name).closure == "prediction" else fitting()
-        record = train(problem, there(name), epochs=15)
+        record = train(problem, name, epochs=15)
         assert record.final.loss < record.epochs[0].loss
         assert record.cost.gradient_equivalents > 0
         assert record.final.gradient_equivalents >= (len(record.epochs) - 1) * 0.99
@@ -355,7 +344,7 @@ def test_matlabs_example_is_learnt_from_most_starts(name):
     reached = 0
     for seed in range(10):
         problem = Problem(mlp((1, 2, 1), seed=seed), nn.MSELoss(), (inputs, targets))
-        record = train(problem, there(name), epochs=50)
+        record = train(problem, name, epochs=50)
         reached += any(epoch.loss <= 0.1 * 4 for epoch in record.epochs)
     assert reached >= 8
 
@@ -363,7 +352,7 @@ def test_matlabs_example_is_learnt_from_most_starts(name):
 class TestItRefuses:
     def test_residuals_of_another_loss(self):
         with pytest.raises(InputError, match="mean squared error"):
-            train(sorting(), there("levenberg-marquardt"))
+            train(sorting(), "levenberg-marquardt")
         with pytest.raises(InputError, match="no residuals"):
             train(Problem.builtin("rosenbrock"), "levenberg-marquardt")
 
@@ -529,7 +518,7 @@ class TestTheRecord:
         plain = train(fitting(), "sgd", epochs=4)
         assert plain.final.gradient_equivalents == pytest.approx(4.0)
         assert plain.cost.gradient_equivalents > 4 + 5 / 3
-        if (name := "trust-region") and there(name):
+        if (name := "trust-region") and name:
             second = train(fitting(), name, epochs=2)
             assert second.cost.num_hvps > 0
 

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import click
 
-from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
+from thalweg.cli.options import (
+    give_out,
+    open_problem,
+    problem_options,
+    require_weights,
+    require_writable,
+    working,
+)
 from thalweg.diagnosis.escape import escape
-from thalweg.errors import InputError
 from thalweg.problem.saving import require_free, save_weights
 
 __all__ = ["command"]
@@ -47,11 +53,7 @@ def command(
     with working() as bar:
         bar.phase("building the problem")
         opened = open_problem(problem, checkpoint, seed)
-        if opened.model is None and output is not None:
-            raise InputError(
-                "a plain function has no weights to write",
-                hint="leave --output out; the new point is in the answer, and in the JSON",
-            )
+        require_weights(opened, output)
         escaped = escape(opened, seed=seed, progress=bar)
         if escaped.applied and opened.model is not None:
             escaped = replace(escaped, saved_to=str(save_weights(opened.model, target)))

@@ -18,7 +18,7 @@ from thalweg.problem.problem import Problem
 from thalweg.records import Record, write_atomically
 from thalweg.report.terminal import Bar, render
 
-__all__ = ["give_out", "open_problem", "problem_options", "require_writable", "working"]
+__all__ = ["give_out", "open_problem", "problem_options", "require_weights", "require_writable", "working"]
 
 _Function = Callable[..., Any]
 
@@ -51,6 +51,19 @@ def open_problem(specification: str, checkpoint: Path | None, seed: int) -> Prob
     if stored is not None:
         apply_checkpoint(problem, stored)
     return problem
+
+
+def require_weights(problem: Problem, output: Path | None) -> None:
+    """Refuse to write the weights of what has none.
+
+    Raises:
+        InputError: for a plain function and a file to write to.
+    """
+    if problem.model is None and output is not None:
+        raise InputError(
+            "a plain function has no weights to write",
+            hint="leave --output out; the new point is in the answer, and in the JSON",
+        )
 
 
 def require_writable(*paths: str | Path | None) -> None:

@@ -8,8 +8,14 @@ from typing import Literal
 
 import click
 
-from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
-from thalweg.errors import InputError
+from thalweg.cli.options import (
+    give_out,
+    open_problem,
+    problem_options,
+    require_weights,
+    require_writable,
+    working,
+)
 from thalweg.optim.registry import get, names
 from thalweg.problem.saving import require_free, save_training
 from thalweg.training.loop import train
@@ -94,11 +100,7 @@ def command(
     with working() as bar:
         bar.phase("building the problem")
         opened = open_problem(problem, checkpoint, seed)
-        if opened.model is None and output is not None:
-            raise InputError(
-                "a plain function has no weights to write",
-                hint="leave --output out; the new point is in the answer, and in the JSON",
-            )
+        require_weights(opened, output)
         trajectory = train(
             opened,
             optimizer,

@@ -135,14 +135,8 @@ def density(problem: Problem, *, seed: int = 0, num_probes: int = 1) -> Density:
         resolution=0.0 if exact else spread / steps,
         bound=0.0 if exact else _wasserstein_bound(spread, steps, num_probes, theta.numel()),
         num_parameters=theta.numel(),
-        cost=Cost(
-            gradient_equivalents=round(measured.ledger.gradient_equivalents, 1),
-            num_hvps=measured.ledger.num_hvps,
-            seconds=round(time.perf_counter() - begun, 2),
-        ),
-        provenance=current_provenance(
-            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
-        ),
+        cost=measured.ledger.cost(begun),
+        provenance=current_provenance(theta, seed),
     )
 
 

@@ -156,14 +156,8 @@ def spectrum(problem: Problem, *, seed: int = 0, progress: Progress | None = Non
         backend=choice.name,
         reason=choice.reason,
         notes=measured.notes,
-        cost=Cost(
-            gradient_equivalents=measured.ledger.gradient_equivalents,
-            num_hvps=measured.ledger.num_hvps,
-            seconds=time.perf_counter() - begun,
-        ),
-        provenance=current_provenance(
-            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
-        ),
+        cost=measured.ledger.cost(begun),
+        provenance=current_provenance(theta, seed),
     )
 
 

@@ -163,14 +163,8 @@ def _diagnose(
         num_parameters=theta.numel(),
         num_examples=measured.train.examples,
         num_heldout=measured.heldout.examples if measured.heldout is not None else 0,
-        cost=Cost(
-            gradient_equivalents=round(measured.ledger.gradient_equivalents, 1),
-            num_hvps=measured.ledger.num_hvps,
-            seconds=round(time.perf_counter() - begun, 2),
-        ),
-        provenance=current_provenance(
-            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
-        ),
+        cost=measured.ledger.cost(begun),
+        provenance=current_provenance(theta, seed),
     )
 
 

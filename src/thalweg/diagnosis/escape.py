@@ -26,7 +26,7 @@ from thalweg.problem.objective import Objective
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.problem.problem import Measured, Problem
 from thalweg.progress import Metered, Progress, Silent
-from thalweg.records import Cost, current_provenance
+from thalweg.records import current_provenance
 from thalweg.report.document import signed, significant
 
 __all__ = ["Escape", "escape"]
@@ -148,14 +148,8 @@ def _escape(
         num_parameters=theta.numel(),
         num_examples=finding.examples,
         num_judging=samples.judging.examples if samples.judging is not None else 0,
-        cost=Cost(
-            gradient_equivalents=round(measured.ledger.gradient_equivalents, 1),
-            num_hvps=measured.ledger.num_hvps,
-            seconds=round(time.perf_counter() - begun, 2),
-        ),
-        provenance=current_provenance(
-            device=str(theta.device), dtype=str(theta.dtype).removeprefix("torch."), seed=seed
-        ),
+        cost=measured.ledger.cost(begun),
+        provenance=current_provenance(theta, seed),
     ), there
 
 

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from thalweg.errors import InputError
 
-__all__ = ["Closure", "loss_and_gradient", "loss_only", "loss_with_graph", "predictions", "residuals"]
+__all__ = [
+    "Closure",
+    "loss_and_gradient",
+    "loss_only",
+    "loss_with_graph",
+    "predictions",
+    "require_real",
+    "residuals",
+]
 
 Closure = Callable[[], Any]
 
@@ -94,6 +102,15 @@ def predictions(closure: Closure | None) -> tuple[Tensor, Tensor]:
     outputs, targets = result
     _require_graph(outputs, "prediction")
     return outputs, targets
+
+
+def require_real(parameter: Tensor) -> None:
+    """Raise InputError for a complex parameter."""
+    if parameter.is_complex():
+        raise InputError(
+            "a parameter is complex, which this method cannot take",
+            hint="torch.view_as_real of it as the parameter",
+        )
 
 
 def _run(closure: Closure | None, wanted: str) -> Any:

@@ -11,6 +11,7 @@ marquardt  the loss fell: μ/10; else 10·μ ([hagan1994]; ``trainlm`` of MATLAB
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -89,13 +90,13 @@ class DampedGaussNewton(WholeVector):
             raise InputError(f"Invalid min_grad: {defaults['min_grad']}", expected="0 or a positive number")
         super().__init__(params, defaults, current_mu=0.0, current_nu=2.0)  # 0: not begun
 
+    @abstractmethod
     def forward(self, closure: Closure | None) -> Evaluation:
         """Run the closure where the parameters are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quadratic(self, here: Evaluation, matrix: Tensor) -> Quadratic:
         """Model the loss around a point from the Jacobian (m, n) of the outputs there."""
-        raise NotImplementedError
 
     def take(self, closure: Closure | None) -> Step:
         """Take one step; see the class."""

@@ -6,6 +6,7 @@ What the conjugate and secant methods share. Each writes its direction and what 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -182,17 +183,17 @@ class LineSearchDescent(Descent):
             **counters,
         )
 
+    @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
         """Return the direction (n,) to search along; −gradient where nothing is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(self, moved: Tensor, direction: Tensor, before: Tensor, after: Tensor) -> None:
         """Take in a step: s = ``moved`` along ``direction``, with the gradients before and after it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget(self) -> None:
         """Forget past steps: the next direction is −gradient."""
-        raise NotImplementedError
 
     def first_trial(self, slope: float, norm: float) -> float:
         """Return the first step length to try: that which repeats the last decrease ([nocedal2006] 3.60)."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from thalweg.errors import InputError
 from thalweg.optim.closures import Closure, residuals
 from thalweg.optim.jacobian import Jacobian, jacobian
-from thalweg.optim.trust_region import Proposal, Region, assess, boundary_root
+from thalweg.optim.trust_region import Proposal, Region, boundary_root
+from thalweg.optim.trust_step import take_or_leave
 from thalweg.optim.whole import Parameters, Step, WholeVector
 
 __all__ = ["Dogleg", "dogleg_step"]
@@ -83,34 +84,17 @@ class Dogleg(WholeVector):
         offset = residual.detach().to(start.dtype)
         gradient = 2 * (matrix.T @ offset)
         norm = float(gradient.norm())
-        if not bool(torch.isfinite(matrix).all()) or norm <= numbers["gradient_tolerance"]:
-            finite = math.isfinite(norm)
-            reason = "gradient below tolerance" if finite else "loss or gradient not finite"
-            return Step(
-                *(loss, loss, norm, 0.0, False, reason),
-                num_gradients=found.num_gradients,
-                num_products=found.num_products,
-            )
-        region = Region(numbers["radius"], numbers["max_radius"], numbers["acceptance"])
-        proposal = _propose(matrix, offset, gradient, region.radius)
-        self.move_to(start + proposal.step)
-        new_loss = _sum_of_squares(residuals(closure))
-        assessed = assess(region, proposal, loss, new_loss)
-        numbers["radius"] = assessed.radius
-        if not assessed.accepted:
-            self.move_to(start)
-        return Step(
-            loss=loss,
-            new_loss=new_loss if assessed.accepted else loss,
-            gradient_norm=norm,
-            step_norm=float(proposal.step.norm()) if assessed.accepted else 0.0,
-            accepted=assessed.accepted,
-            reason=assessed.reason,
-            num_losses=1,
+        reason = "gradient below tolerance" if math.isfinite(norm) else "loss or gradient not finite"
+        here = Step(
+            *(loss, loss, norm, 0.0, False, reason),
             num_gradients=found.num_gradients,
             num_products=found.num_products,
-            details=assessed.details,
         )
+        if not bool(torch.isfinite(matrix).all()) or norm <= numbers["gradient_tolerance"]:
+            return here
+        proposal = _propose(matrix, offset, gradient, numbers["radius"])
+        self.move_to(start + proposal.step)
+        return take_or_leave(self, start, proposal, here, _sum_of_squares(residuals(closure)))
 
     def _jacobian(self, residual: Tensor) -> Jacobian:
         rows = residual.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,9 +69,9 @@ class LayerWise(PerParameter):
         least = group["adapt_ndim_min"]
         require(isinstance(least, int) and least >= 0, "adapt_ndim_min", expected="0, 1, 2, …", got=least)
 
+    @abstractmethod
     def update(self, group: dict[str, Any], bite: Bite, scratch: Scratch) -> None:
         """Move the tensors of one bite; each method writes its own."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Tensor | None:  # type: ignore[override]

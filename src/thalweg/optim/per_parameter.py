@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import InputError, NumericalError
-from thalweg.optim.closures import Closure, loss_only
+from thalweg.optim.closures import Closure, loss_only, require_real
 
 __all__ = ["PerParameter", "evaluated", "moving", "require"]
 
 
-class PerParameter(torch.optim.Optimizer):
+class PerParameter(torch.optim.Optimizer, ABC):
     """Base class of first-order methods that move each parameter by its own gradient.
 
     Parameters that are frozen or have no gradient stay as they are. The loss of a closure that is not finite
@@ -22,9 +23,9 @@ class PerParameter(torch.optim.Optimizer):
     with the optimisers of torch; `torch.nn.utils.clip_grad_norm_` with ``error_if_nonfinite`` refuses it.
     """
 
+    @abstractmethod
     def check(self, group: dict[str, Any]) -> None:
         """Raise InputError where the settings of a group make no sense; each method writes its own."""
-        raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
@@ -37,7 +38,7 @@ class PerParameter(torch.optim.Optimizer):
         try:
             self.check(group)
             for parameter in group["params"]:
-                _require_real(parameter)
+                require_real(parameter)
         except InputError:
             self.param_groups.pop()
             raise
@@ -80,11 +81,3 @@ def require(holds: bool, name: str, *, expected: str, got: object) -> None:
     """Raise InputError about the setting ``name`` unless ``holds``."""
     if not holds:
         raise InputError(f"{name} is out of its range", expected=expected, got=repr(got))
-
-
-def _require_real(parameter: Tensor) -> None:
-    if parameter.is_complex():
-        raise InputError(
-            "a parameter is complex, which this method cannot take",
-            hint="torch.view_as_real of it as the parameter",
-        )

@@ -8,7 +8,8 @@ from thalweg.errors import InputError
 from thalweg.optim.closures import Closure
 from thalweg.optim.negative_curvature import way_down
 from thalweg.optim.products import LossHessian
-from thalweg.optim.trust_region import Proposal, Region, assess, steihaug
+from thalweg.optim.trust_region import Proposal, Region, steihaug
+from thalweg.optim.trust_step import take_or_leave
 from thalweg.optim.whole import Parameters, Step, WholeVector
 
 __all__ = ["TrustRegionNewtonCG"]
@@ -72,36 +73,21 @@ class TrustRegionNewtonCG(WholeVector):
 
     def take(self, closure: Closure | None) -> Step:
         """Take one step; see the class."""
-        numbers, start = self.numbers, self.position()
+        start = self.position()
         hessian = LossHessian(closure, self.parameters())
         loss, gradient_norm = hessian.loss, float(hessian.gradient.norm())
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             return Step(loss, loss, gradient_norm, 0.0, False, "loss or gradient not finite", num_gradients=1)
         proposal = self._propose(hessian, gradient_norm)
-        if proposal is None:
-            return Step(
-                *(loss, loss, gradient_norm, 0.0, False, "gradient below tolerance, no way down found"),
-                num_gradients=1,
-                num_products=hessian.num_products,
-            )
-        region = Region(numbers["radius"], numbers["max_radius"], numbers["acceptance"])
-        new_loss = self.loss_at(start + proposal.step, closure)
-        assessed = assess(region, proposal, loss, new_loss)
-        numbers["radius"] = assessed.radius
-        if not assessed.accepted:
-            self.move_to(start)
-        return Step(
-            loss=loss,
-            new_loss=new_loss if assessed.accepted else loss,
-            gradient_norm=gradient_norm,
-            step_norm=float(proposal.step.norm()) if assessed.accepted else 0.0,
-            accepted=assessed.accepted,
-            reason=assessed.reason,
-            num_losses=1,
+        here = Step(
+            *(loss, loss, gradient_norm, 0.0, False, "gradient below tolerance, no way down found"),
             num_gradients=1,
             num_products=hessian.num_products,
-            details=assessed.details,
         )
+        if proposal is None:
+            return here
+        new_loss = self.loss_at(start + proposal.step, closure)
+        return take_or_leave(self, start, proposal, here, new_loss)
 
     def _propose(self, hessian: LossHessian, gradient_norm: float) -> Proposal | None:
         numbers, radius = self.numbers, self.numbers["radius"]

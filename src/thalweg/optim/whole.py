@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import InputError
-from thalweg.optim.closures import Closure, loss_and_gradient, loss_only
+from thalweg.optim.closures import Closure, loss_and_gradient, loss_only, require_real
 
 __all__ = ["Step", "WholeVector"]
 
@@ -51,7 +52,7 @@ class Step:
         return self.num_losses / 3 + self.num_gradients + 2 * self.num_products
 
 
-class WholeVector(torch.optim.Optimizer):
+class WholeVector(torch.optim.Optimizer, ABC):
     """Base class of methods that treat all parameters, of every group, as one vector.
 
     What a method keeps between steps lies in ``state`` parameter by parameter (vectors) and in the first
@@ -71,7 +72,7 @@ class WholeVector(torch.optim.Optimizer):
         for name, value in counters.items():
             self.param_groups[0].setdefault(name, value)
         for parameter in self.parameters():
-            _require_real(parameter)
+            require_real(parameter)
         size = self.size
         if self.most_parameters is not None and size > self.most_parameters:
             raise InputError(
@@ -174,14 +175,6 @@ class WholeVector(torch.optim.Optimizer):
                 raise
         return torch.tensor(self.last.loss, dtype=torch.float64)
 
+    @abstractmethod
     def take(self, closure: Closure | None) -> Step:
         """Take one step and say what it did; each method writes its own."""
-        raise NotImplementedError
-
-
-def _require_real(parameter: Tensor) -> None:
-    if parameter.is_complex():
-        raise InputError(
-            "a parameter is complex, which this method cannot take",
-            hint="torch.view_as_real of it as the parameter",
-        )

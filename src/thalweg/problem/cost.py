@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+from thalweg.records import Cost
 
 __all__ = ["FORWARD", "GRADIENT", "HVP_KEPT", "HVP_REBUILT", "Ledger"]
 
@@ -31,6 +34,14 @@ class Ledger:
     def spend(self, units: float, examples: int) -> None:
         """Enter ``units`` of work on ``examples`` examples."""
         self.gradient_equivalents += units * examples / max(self.num_examples, 1)
+
+    def cost(self, begun: float) -> Cost:
+        """Return what was spent since ``begun``, a reading of `time.perf_counter`."""
+        return Cost(
+            gradient_equivalents=round(self.gradient_equivalents, 1),
+            num_hvps=self.num_hvps,
+            seconds=round(time.perf_counter() - begun, 2),
+        )
 
     def for_checks(self) -> Ledger:
         """Return a ledger whose expenses are entered here, and whose products are not counted as such."""

@@ -114,9 +114,7 @@ def train(
             num_hvps=ledger.num_hvps + taken.num_products,
             seconds=round(time.perf_counter() - begun, 2),
         ),
-        provenance=current_provenance(
-            device=str(device), dtype=str(measured.train.theta.dtype).removeprefix("torch."), seed=seed
-        ),
+        provenance=current_provenance(measured.train.theta, seed),
         optimizer_state=made.state_dict(),
     )
 
