@@ -19,7 +19,7 @@ demo: $(READY)  ## Diagnose the built-in demonstration
 	$(VENV)/bin/thalweg diagnose
 
 test: $(READY)  ## Run the tests
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 check: $(READY)  ## What CI runs: format, lint, types, tests
 	$(VENV)/bin/ruff format --check .

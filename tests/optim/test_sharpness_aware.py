@@ -11,8 +11,8 @@ from torch import nn
 
 from tests.models import classification, mlp, seeded
 from thalweg.errors import InputError
+from thalweg.optim.one_step_secant import OneStepSecant
 from thalweg.optim.sharpness_aware import SharpnessAware
-from thalweg.optim.whole import WholeVector
 
 CURVATURES = torch.tensor([1.0, 4.0, 0.25], dtype=torch.float64)
 START = (1.0, -2.0, 3.0)
@@ -343,7 +343,7 @@ def test_complex_parameters_are_refused():
     [
         (lambda p: torch.optim.SGD, "no optimiser to wrap"),
         (lambda p: torch.optim.LBFGS(p), "LBFGS cannot be wrapped"),
-        (lambda p: WholeVector(p, {}), "WholeVector cannot be wrapped"),
+        (OneStepSecant, "OneStepSecant cannot be wrapped"),
     ],
 )
 def test_what_cannot_be_wrapped_is_refused(make, message):
