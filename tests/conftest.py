@@ -1,5 +1,6 @@
 """What every test relies on: a fixed number of threads, and a guard on the global random states."""
 
+import gc
 import random
 
 import numpy as np
@@ -23,3 +24,17 @@ def _random_states_stay_as_they_were(request):
     assert before[0] == after[0], "the test moved python's random state"
     assert before[1] == after[1], "the test moved numpy's random state"
     assert torch.equal(before[2], after[2]), "the test moved torch's random state"
+
+
+@pytest.fixture
+def live_tensors():
+    """Count the tensors that live; what lived before the test does not count, so that it is quick."""
+    gc.collect()
+    gc.freeze()
+
+    def count():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    yield count
+    gc.unfreeze()

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import binom
 
 from tests.curvature.families import DENSE, NAMES, Case, Rotated, build, rotated
+from tests.selection import some
 from thalweg.curvature.lanczos import tridiagonalise
 from thalweg.curvature.operators import Dense
 from thalweg.curvature.spectrum import find_extremes
@@ -59,7 +60,7 @@ def test_every_claim_holds_for_every_family_at_small_sizes():
     assert len(battery(SMALL, seeds=(0,))) == 10 * len(NAMES)
 
 
-@pytest.mark.parametrize("size", [79, 120])
+@pytest.mark.parametrize("size", some([79, 120], now=1))
 def test_every_claim_holds_for_every_family_where_lanczos_cannot_finish(size):
     assert len(battery([size], seeds=(1,))) >= 50  # each run is judged in `battery`
 

@@ -254,6 +254,7 @@ class TestDigits:
         assert "nothing to escape from" in found.reason
         assert same(before, [p.detach() for p in problem.model.parameters()])
 
+    @pytest.mark.slow
     def test_a_diagnosis_spares_the_search(self):
         problem = Problem.builtin("digits-saddle")
         diagnosis = thalweg.diagnose(problem)
@@ -270,6 +271,7 @@ class TestDigits:
         other = thalweg.escape(Problem.builtin("digits-mlp"), diagnosis)
         assert any("other weights" in note for note in other.notes)
 
+    @pytest.mark.slow
     def test_models_too_large_for_lanczos_take_perturbed_gradient_descent(self, monkeypatch):
         monkeypatch.setattr(way_search, "VECTOR_BYTES", 42 * 4 * way_search.LEAST_VECTORS - 1)
         problem = Problem.builtin("digits-saddle")
@@ -455,7 +457,7 @@ class TestNoTrace:
         assert thalweg.escape(steep(counter)[0]).applied
         total = counter.calls
         for error in (KeyboardInterrupt(), ZeroDivisionError("boom")):
-            for at in [1, 2, 3, *range(5, total, max(1, total // 4)), total]:
+            for at in [1, 3, *range(5, total, max(1, total // 2)), total]:
                 problem, model, optimizer, loader = steep(Interrupting(at, error))
                 before = state(model, optimizer, loader)
                 with pytest.raises(type(error)):

@@ -1,7 +1,6 @@
 """What every optimiser of the registry keeps to, whoever wrote it."""
 
 import copy
-import gc
 import inspect
 import io
 
@@ -318,12 +317,7 @@ def test_sparse_gradients_are_refused_or_taken(factory):
     assert torch.allclose(layer.weight, dense.weight, atol=1e-12)
 
 
-def live_tensors():
-    gc.collect()
-    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
-
-
-def test_fifty_steps_leave_no_more_tensors_than_ten(factory):
+def test_fifty_steps_leave_no_more_tensors_than_ten(factory, live_tensors):
     case = Case(factory, **({"history_size": 3} if factory.name in LBFGS else {})).run(10)
     before = live_tensors()
     case.run(40)

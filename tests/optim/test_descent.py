@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tests.optim.descending import descend, quadratic, rosenbrock, rosenbrock_start
+from tests.selection import some
 from thalweg.errors import InputError
 from thalweg.optim.bfgs import BFGS
 from thalweg.optim.descent import Start
@@ -87,7 +88,7 @@ def run_of(method, steps, resume_after=None, **settings):
 
 class TestResuming:
     @pytest.mark.parametrize("full_batch", [False, True])
-    @pytest.mark.parametrize("after", [1, 2, 3, 7, 12])
+    @pytest.mark.parametrize("after", some([3, 12, 1, 2, 7], now=2))
     def test_training_resumed_is_training_not_interrupted_bit_for_bit(self, method, after, full_batch):
         whole, _ = run_of(method, 20, full_batch=full_batch)
         parts, _ = run_of(method, 20, resume_after=after, full_batch=full_batch)
@@ -410,8 +411,12 @@ class TestMisuse:
 
 @pytest.mark.parametrize(
     ("name", "search"),
-    [(name, search) for name in LINE_SEARCHES for search in ("strong_wolfe", "backtracking")]
-    + [("SCG", None)],
+    [("SCG", None)]
+    + [
+        pytest.param(name, search, marks=pytest.mark.slow)
+        for name in LINE_SEARCHES
+        for search in ("strong_wolfe", "backtracking")
+    ],
 )
 def test_the_manuals_example_is_learnt_within_50_epochs(name, search):
     """p = 0..5, t = 000111, two hidden units: a mean squared error of 0.1 from 8 of 10 starts at least."""

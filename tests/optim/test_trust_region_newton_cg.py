@@ -6,6 +6,7 @@ import torch
 from scipy import optimize
 
 from tests.models import mlp, symmetric
+from tests.selection import some
 from thalweg.errors import InputError
 from thalweg.optim.negative_curvature import way_down
 from thalweg.optim.products import LossHessian
@@ -65,7 +66,7 @@ def test_steps_stay_within_the_radius_and_losses_fall():
         assert step.new_loss <= step.loss
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", some(range(3), now=1))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_it_learns_xor(seed, dtype):
     inputs = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=dtype)

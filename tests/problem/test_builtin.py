@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from tests.selection import all_but, some
 from thalweg.errors import InputError
 from thalweg.problem.builtin.digits import digits
 from thalweg.problem.builtin.registry import build, problems
@@ -95,7 +96,7 @@ def derivatives(parts):
     return gradient, torch.autograd.functional.hessian(parts.function, x)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", all_but(NAMES, {"digits-mlp", "digits-cnn", "digits-transformer", "elman"}))
 def test_the_same_seed_gives_the_same_bits_and_the_global_random_states_stay(name):
     first = made(name).bits()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -159,6 +160,7 @@ def test_the_digits_are_split_without_overlap():
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
+@pytest.mark.slow
 def test_digits_mlp_is_a_minimum_gradient_zero_and_every_curvature_positive():
     parts = made("digits-mlp")
     assert float(gradient_of(parts.model, batch_loss(parts.loss), parts.train).norm()) < 2e-6
@@ -210,7 +212,7 @@ def test_the_change_of_the_loss_at_the_split_is_the_form_in_the_proof(small):
     assert float(direction @ hessian @ direction) == pytest.approx(float(proved), rel=1e-8)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", some(range(5), now=1))
 def test_digits_saddle_has_a_way_down_that_also_helps_on_held_out_digits(seed):
     parts = made("digits-saddle", seed)
     assert float(gradient_of(parts.model, batch_loss(parts.loss), parts.train).norm()) < 1e-6
@@ -251,7 +253,7 @@ def change_after_steps(parts, lr, *, runs=10, steps=10, batch_size=16):
     return change.mean().item(), change.std().item() / math.sqrt(runs)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", some(range(5), now=1))
 def test_digits_hot_goes_down_only_with_shorter_steps(seed):
     parts = made("digits-hot", seed)
     (group,) = parts.optimizer.param_groups

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from tests.constructs import SineWrong
 from tests.models import classification, mlp, seeded
+from tests.selection import some
 from thalweg.curvature.hessian import choose_hessian
 from thalweg.errors import ModelError
 from thalweg.problem.blur import blur
@@ -341,7 +342,7 @@ def certain(kind, margin, dtype):
 
 
 CERTAIN = pytest.mark.parametrize("kind", ["cross-entropy", "binary", "squares"])
-MARGINS = pytest.mark.parametrize("margin", [10, 25, 30, 34, 38, 60, 200, 1000])
+MARGINS = pytest.mark.parametrize("margin", some([10, 34, 60, 1000, 25, 30, 38, 200], now=4))
 PRECISIONS = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 
 

@@ -169,7 +169,8 @@ def _plateau(e: Evidence, t: Thresholds) -> tuple[Verdict, str] | None:
     if lost := lost_layers(e, t):
         return Verdict.PLATEAU, f"the loss is flat here because {_named(lost)} no signal any more"
     most = t.endless_steps if e.gradient.significant else t.slow_steps
-    steps = e.forecast.steps_until(t.slow_gain * e.scale, most=most)
+    # A tenth of a loss that comes out as 0 is no change that could be seen.
+    steps = e.forecast.steps_until(max(t.slow_gain * e.scale, e.practical), most=most)
     if steps is not None and e.gradient.norm > 0:
         return Verdict.PLATEAU, (
             "the loss is flat here but not at rest: the gradient is small, and steps of first order would "

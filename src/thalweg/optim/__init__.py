@@ -6,6 +6,7 @@ The names below are loaded when they are first used.
 from __future__ import annotations
 
 import importlib
+import random
 from typing import Any
 
 _HOMES = {
@@ -39,7 +40,11 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'thalweg.optim' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"thalweg.optim.{_HOMES[name]}"), name)
+    state = random.getstate()
+    try:  # packages that are loaded with it draw from python's random numbers, rich for one
+        value = getattr(importlib.import_module(f"thalweg.optim.{_HOMES[name]}"), name)
+    finally:
+        random.setstate(state)
     globals()[name] = value
     return value
 

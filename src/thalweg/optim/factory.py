@@ -12,6 +12,7 @@ import torch
 
 from thalweg.errors import InputError
 from thalweg.optim.stop_rule import StopRule
+from thalweg.problem.intact import random_state_kept
 
 __all__ = ["ClosureKind", "Factory", "load_class"]
 
@@ -106,7 +107,8 @@ def load_class(target: str) -> Callable[..., Any]:
     """
     place, _, name = target.partition(":")
     try:
-        module = importlib.import_module(place)
+        with random_state_kept():
+            module = importlib.import_module(place)
     except ModuleNotFoundError as error:
         raise InputError(
             f"the optimiser {target!r} cannot be loaded",
