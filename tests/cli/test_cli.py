@@ -98,7 +98,9 @@ def test_no_name_moves_pythons_random_numbers_when_it_is_first_used():
         "    moved += [name] if random.getstate() != before else []\n"
         "print(moved)"
     )
-    optimisers = code.replace("thalweg.__all__", "thalweg.optim.__all__").replace("(thalweg,", "(thalweg.optim,")
+    optimisers = code.replace("thalweg.__all__", "thalweg.optim.__all__").replace(
+        "(thalweg,", "(thalweg.optim,"
+    )
     for written in (code, optimisers):
         done = subprocess.run([sys.executable, "-c", written], capture_output=True, text=True, check=True)
         assert done.stdout == "[]\n"
