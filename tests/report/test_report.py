@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.report.structure import skeleton
 from thalweg.progress import Metered, Silent
 from thalweg.report.curves import heights, is_logarithmic, sparkline, to_figure
 from thalweg.report.document import Curves, Document, Facts, Headline, Note, Table, signed, significant
@@ -56,11 +57,7 @@ def test_changes_carry_their_sign():
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(text):
     page = to_page(document(text))
-    body = page.partition("</style>")[2]
-    for tag in ("<script", "<b>a", 'onmouseover="x'):
-        assert tag not in body
-    assert body.count("<table") == 1
-    assert "default-src 'none'" in page
+    assert skeleton(page) == skeleton(to_page(document("harmless")))
     shown = to_text(document(text))
     assert "\x1b" not in shown
     if "[bold]" in text:
