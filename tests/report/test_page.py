@@ -19,7 +19,7 @@ from thalweg.diagnosis.gradient import LayerSignal
 from thalweg.diagnosis.moves import Move
 from thalweg.report.citation import BIBTEX
 
-_GROUP = 15  # names to a page
+_GROUP = 20  # names to a page
 
 
 def trained(names, class_name="Net"):
@@ -79,6 +79,7 @@ def test_names_change_nothing_but_texts(diagnosis, tmp_path, first):
             assert texts(there).count(payload) >= 2  # in the notes, in the table: whole
 
 
+@pytest.mark.slow
 def test_a_real_model_with_hostile_names_makes_the_same_page(tmp_path):
     hostile = [p for p in PAYLOADS if "." not in p and "\x00" not in p][:3]
     with torch.random.fork_rng():
@@ -152,6 +153,7 @@ class TestInABrowser:
         assert len(seen.console) == 1
         assert seen.asked_for == ["http://thalweg.invalid/x.png"]
 
+    @pytest.mark.slow
     def test_the_policy_refuses_what_slipped_in(self, diagnosis, tmp_path):
         path = page_of(diagnosis, tmp_path)
         path.write_text(path.read_text().replace("</main>", "</main><script>document.title='ran'</script>"))
@@ -159,6 +161,7 @@ class TestInABrowser:
         assert "<title>ran" not in seen.dom
         assert any("Content Security Policy" in line for line in seen.console)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("width", [400, 1280])
     def test_it_fits_the_screen(self, diagnosis, tmp_path, width):
         # The page may not be wider than the window: a probe, allowed for once, measures it.
@@ -171,6 +174,7 @@ class TestInABrowser:
         ).groups()
         assert int(wide) <= int(window)
 
+    @pytest.mark.slow
     def test_dark_is_dark_and_light_is_light(self, diagnosis, tmp_path):
         from matplotlib.image import imread
 

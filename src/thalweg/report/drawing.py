@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,13 @@ def panel_svgs(figure: Figure) -> tuple[str, ...]:
 
     What has a colour of the palette has a class for it: see `thalweg.report.vector.inline`.
     """
+    return tuple(_panel(panel, f"{figure.name}-{i}-") for i, panel in enumerate(figure.panels))
+
+
+@lru_cache(maxsize=32)  # a notebook shows the same record again and again
+def _panel(panel: Plot, prefix: str) -> str:
     with _style():
-        return tuple(
-            inline(_svg(_drawn((panel,), ""), "none"), f"{figure.name}-{i}-")
-            for i, panel in enumerate(figure.panels)
-        )
+        return inline(_svg(_drawn((panel,), ""), "none"), prefix)
 
 
 def to_png(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -83,6 +83,8 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
 
 
 def _scale(axes: Any, which: str, axis: Axis) -> None:
+    from matplotlib.ticker import NullLocator
+
     getattr(axes, f"set_{which}label")(one_line(axis.label, 70))
     setter = getattr(axes, f"set_{which}scale")
     if axis.scale == "symlog":
@@ -93,7 +95,7 @@ def _scale(axes: Any, which: str, axis: Axis) -> None:
     if axis.scale == "linear":
         axes.locator_params(axis=which, nbins=5)
     getattr(axes, f"{which}axis").set_major_formatter(formatted(axis.scale != "linear"))
-    getattr(axes, f"{which}axis").set_minor_formatter("")
+    getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
 
 
 def _limits(axes: Any, panel: LinePlot | BarPlot) -> None:
