@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from thalweg.curvature.picture import spectrum_figure
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.facts import NOTEWORTHY
 from thalweg.diagnosis.line import OVERFLOW, LineProbe
@@ -23,7 +24,6 @@ from thalweg.report.figures import (
     LinePlot,
     Mark,
     Plot,
-    Reference,
     Series,
 )
 
@@ -39,7 +39,7 @@ _WORD = {
 
 def evidence_figures(e: Evidence) -> tuple[Figure, ...]:
     """Return the pictures of what was measured; those for which there is nothing to show are left out."""
-    figures = [_lines(e), _spectrum(e), _signal(e)]
+    figures = [_lines(e), spectrum_figure(e.curvature.extremes), _signal(e)]
     return tuple(figure for figure in figures if figure is not None)
 
 
@@ -114,57 +114,6 @@ def _line_in_words(probe: LineProbe, heldout: bool) -> str:
         f"at a distance of {significant(abs(probe.best_step))}"
     )
     return text + (f"; the held-out loss changes by {signed(probe.heldout.value)} there" if heldout else "")
-
-
-def _spectrum(e: Evidence) -> Figure | None:
-    found = e.curvature.extremes
-    nodes, weights = np.asarray(found.nodes), np.asarray(found.weights)
-    if found.scale == 0 or not len(nodes) or not np.isfinite(nodes).all():
-        return None
-    low, high = found.lambda_min, found.lambda_max
-    closed = found.complete or found.certificate.gap == 0
-    within = max(found.floor, 1e-3 * found.scale)
-    references = [Reference(0.0, "no curvature", "x")]
-    if not closed and found.certificate.relative_gap < 1:
-        below = low.value - found.certificate.gap
-        sure = f"{found.certificate.confidence:.0%}"
-        references.append(Reference(below, f"nothing lies left of {significant(below)} ({sure} sure)", "x"))
-    share = np.maximum(weights, 1e-12)
-    bottom = float(share[weights > 1e-9].min(initial=1.0)) / 3
-    ends = [(low, "lowest"), (high, "highest")] if len(nodes) > 1 else [(low, "the only one")]
-    marks = tuple(
-        Mark(
-            end.value,
-            float(share[int(np.abs(nodes - end.value).argmin())]),
-            "point",
-            f"{word} {significant(end.value)}",
-        )
-        for end, word in ends
-    )
-    return Figure(
-        name="spectrum",
-        title="How the loss curves: the spectrum of its Hessian",
-        alt=f"Curvatures of the training loss run from {significant(low.value)} ± "
-        f"{significant(low.bound, 1)} to {significant(high.value)} ± {significant(high.bound, 1)}; within ± "
-        f"{significant(found.floor, 1)} of zero a sign is rounding.",
-        panels=(
-            LinePlot(
-                "",
-                Axis("curvature", "symlog", linear_within=within),
-                Axis("share of all directions", "log", limits=(bottom, 2.0)),
-                (Series("curvatures found", tuple(nodes.tolist()), tuple(share.tolist()), style="stems"),),
-                marks=marks,
-                references=tuple(references),
-                bands=(Band(-found.floor, found.floor, "rounding: no sign is believed here", "x"),),
-            ),
-        ),
-        caption="A direction left of zero curves down, one right of zero up. "
-        + (
-            "These are all there are."
-            if closed
-            else "Inner ones stand for those around them; both ends are exact to the error given."
-        ),
-    )
 
 
 def _signal(e: Evidence) -> Figure | None:

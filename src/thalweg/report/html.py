@@ -12,7 +12,9 @@ from thalweg.errors import printable
 from thalweg.report.curves import to_figure
 from thalweg.report.document import Block, Curves, Document, Headline
 from thalweg.report.drawing import panel_svgs
+from thalweg.report.figures import SurfacePlot
 from thalweg.report.palette import DARK, LIGHT
+from thalweg.report.turning import script, surface
 
 __all__ = ["to_fragment", "to_page"]
 
@@ -28,7 +30,8 @@ def to_fragment(document: Document) -> str:
 def to_page(document: Document) -> str:
     """Return ``document`` as a whole page, the answer first.
 
-    It loads nothing from anywhere and runs nothing: its content-security policy allows its own style alone.
+    It loads nothing from anywhere: its content-security policy allows its own style alone and, where there
+    is a surface, the script that turns it.
     """
     first = tuple(block for block in document.blocks if isinstance(block, Headline))
     rest = tuple(block for block in document.blocks if not isinstance(block, Headline))
@@ -38,11 +41,15 @@ def to_page(document: Document) -> str:
         + _style()
         + _BODY
     )
-    policy = (
-        f"default-src 'none'; style-src '{_fingerprint(style)}'; img-src data:; base-uri 'none'; "
-        "form-action 'none'"
+    policy = f"default-src 'none'; style-src '{_fingerprint(style)}'; img-src data:; "
+    turning = ""
+    if any(isinstance(panel, SurfacePlot) for figure in document.figures for panel in figure.panels):
+        turning = script()
+        policy += f"script-src '{_fingerprint(turning)}'; "
+    policy += "base-uri 'none'; form-action 'none'"
+    return _render(
+        "page.html", Document(document.title, first + rest), style=style, policy=policy, script=turning
     )
-    return _render("page.html", Document(document.title, first + rest), style=style, policy=policy)
 
 
 def _render(template: str, document: Document, **more: str) -> str:
@@ -52,7 +59,7 @@ def _render(template: str, document: Document, **more: str) -> str:
         .get_template(template)
         .render(
             document=Document(document.title, blocks),
-            drawings=panel_svgs,
+            drawings=lambda figure: zip(panel_svgs(figure), map(surface, figure.panels), strict=True),
             **more,
         )
     )
