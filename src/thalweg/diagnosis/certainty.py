@@ -69,7 +69,8 @@ def _way_down(e: Evidence) -> str:
         )
     apart = ", which had no part in finding the way," if e.heldout_loss is not None else ""
     return (
-        f"The {e.heldout_source}{apart} confirm it: a step along it changes their loss by "
+        f"The {e.heldout_source}{apart} confirm it: a step along it changes their loss of "
+        f"{significant((e.heldout_loss or e.loss).value, 3)} by "
         f"{_interval(change)}, {significant(abs(change.value) / change.stderr)} standard errors from "
         f"nothing, and their curvature along it is {_interval(e.heldout_curvature)}."
     )

@@ -52,12 +52,15 @@ def _lines(e: Evidence) -> Figure | None:
         return None
     heldout = e.heldout_loss is not None
     told = "; ".join(_line_in_words(probe, heldout) for probe in probes)
+    panels = tuple(_line(probe, e, heldout) for probe in probes)
     return Figure(
         name="lines",
         title="The loss on a walk from the weights",
         alt=f"Change of the loss against the distance walked from the weights. {told}.",
-        panels=tuple(_line(probe, e, heldout) for probe in probes),
-        caption=("Below the grey stripe a walk gains something that counts. " if e.practical > 0 else "")
+        panels=panels,
+        caption=(
+            "Within the grey stripe a change is too small to count. " if any(p.bands for p in panels) else ""
+        )
         + ("Bars are 95 % intervals." if e.loss.stderr > 0 else "")
         + (
             " The diamond is the loss on held-out data, at the distance that the training data chose."
@@ -94,7 +97,7 @@ def _line(probe: LineProbe, e: Evidence, heldout: bool) -> LinePlot:
         Axis("change of the loss", limits=(low, high)),
         tuple(series),
         marks=(Mark(0.0, 0.0, "here", "the weights"),),
-        bands=(Band(-e.practical, e.practical, "too little to count"),) if e.practical > 0 else (),
+        bands=(Band(-e.practical, e.practical, "too little to count"),) if e.practical > 0.02 * unit else (),
     )
 
 
