@@ -9,7 +9,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.selection import some
-from thalweg.curvature.spectrum import spectrum
+from thalweg.curvature.spectrum_record import spectrum
 from thalweg.problem.problem import Problem
 
 
