@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
@@ -85,8 +85,14 @@ class EmpiricalRisk:
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
         self.summed = False  # whether training minimises the sum over a batch instead of its mean
+        self.bytes_per_example = 0.0  # what two derivatives keep: more than a forward pass ever holds
         self.chunks = self.sample.chunked(self._look())
         self.groups = self.sample.grouped(max(num_groups, len(self.chunks)))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model whose loss it is."""
+        return self._model
 
     @property
     def theta(self) -> Tensor:
@@ -172,6 +178,34 @@ class EmpiricalRisk:
             values = torch.stack([t.mean.double() for t in terms]).tolist()
         return values, [t.count for t in terms]
 
+    def counts(self, batches: Sequence[Batch]) -> list[float]:
+        """Return the true counts of ``batches``."""
+        return [self._count(self.theta, batch) for batch in batches]
+
+    def values_at(self, points: Tensor, batch: Batch) -> Tensor:
+        """Return the mean losses (k,) of one batch at ``points`` (k, n) at once, by vmap over stacked weights.
+
+        A single point is run without vmap. The caller is inside `intact`, so that a run costs no more than the
+        forward pass; the model's code has been tried by then, and its failures are raised as they come.
+
+        Cost: k/3 gradient-equivalents over the batch.
+        """
+        safe_point()
+
+        def one(*tensors: Tensor) -> Tensor:
+            named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
+            mean: Tensor = functional_call(
+                self._trial, self._constants.beside(named), (lambda: self._trial.terms(batch.data).mean,)
+            )
+            return mean
+
+        self.ledger.spend(FORWARD * len(points), batch.examples)
+        with torch.no_grad():
+            if len(points) == 1:
+                return one(*self.space.unflatten(points[0])).reshape(1)
+            stacked: Tensor = vmap(one)(*self.space.unflatten_stacked(points))
+            return stacked
+
     def batch_gradients(self, theta: Tensor) -> Iterator[tuple[Tensor, float]]:
         """Yield the gradient of each statistical batch (n,) and its count."""
         for batch in self.groups:
@@ -243,6 +277,7 @@ class EmpiricalRisk:
         share = 3 * PASS_SHARE * memory_share(self.space.device)
         if self.space.device.type == "cpu":
             share = min(share, CACHED)
+        self.bytes_per_example = meter.total / batch.examples
         fits = int(share * batch.examples / max(meter.total, 1))
         return max(1, min(MOST_EXAMPLES, max(fits, MIN_EXAMPLES if share == CACHED else 1)))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from thalweg.errors import InputError
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
@@ -53,6 +54,16 @@ class FunctionObjective:
         self.ledger.spend(FORWARD, 1)
         with intact(None), torch.no_grad():
             return float(self._evaluate(theta))
+
+    def values_at(self, points: Tensor) -> Tensor:
+        """Return f (k,) at ``points`` (k, n) at once, by vmap; failures of the function come as they are."""
+        safe_point()
+        self.ledger.spend(FORWARD * len(points), 1)
+        with torch.no_grad():
+            if len(points) == 1:
+                return self._evaluate(points[0]).reshape(1)
+            values: Tensor = vmap(self._evaluate)(points)
+            return values
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return ∇f(theta) (n,)."""
