@@ -20,6 +20,7 @@ import torch
 
 from thalweg.errors import InputError
 from thalweg.report.document import Document
+from thalweg.report.drawing import to_png, to_svg
 from thalweg.report.html import to_fragment, to_page
 from thalweg.report.terminal import to_text
 from thalweg.version import __version__
@@ -84,16 +85,20 @@ class Record(ABC):
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the record to ``path``: ``.json`` for machines, ``.html`` for people, ``.txt`` plain.
+        """Write the record: ``.json`` for machines, ``.html`` and ``.txt`` for people, ``.png`` and ``.svg``.
 
         Raises:
             InputError: for another suffix.
         """
         path = Path(path)
+        if path.suffix.lower() == ".png" and self.document().figures:
+            to_png(self.document().figures[0], path)
+            return
         writers: dict[str, Callable[[], str]] = {
             ".json": self.to_json,
             ".html": lambda: to_page(self.document()),
             ".txt": lambda: str(self) + "\n",
+            ".svg": lambda: to_svg(self.document().figures[0]),
         }
         writer = writers.get(path.suffix.lower())
         if writer is None:

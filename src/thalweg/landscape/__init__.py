@@ -1,1 +1,1 @@
-"""What the loss looks like around a point and between two: lines, planes, paths, with their critical points."""
+"""What the loss looks like around a point and between two: lines, planes, paths, critical points."""

@@ -1,4 +1,4 @@
-"""Critical points of functions of one or two variables: all that a scan finds, by root finding, classified."""
+"""Critical points of functions of one or two variables: found by a scan and root finding, classified."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.optimize import brentq, root
 
+from thalweg.errors import FOREIGN_FAILURES
 from thalweg.problem.function_objective import FunctionObjective
 
 __all__ = ["CriticalPoint", "Kind", "critical_points"]
@@ -34,8 +35,8 @@ class CriticalPoint:
     Attributes:
         point: coordinates.
         value: of the function.
-        kind: by the eigenvalues of the Hessian; where one of them is zero, by values nearby: "inflection" (one
-            variable) or "degenerate" where there are higher and lower ones.
+        kind: by the eigenvalues of the Hessian; where one of them is zero, by values nearby:
+            "inflection" (one variable) or "saddle" where there are higher and lower ones.
         eigenvalues: of the Hessian, ascending.
         gradient_norm: what is left of the gradient.
         lowest: whether nothing in the domain was found lower, its border included.
@@ -54,8 +55,8 @@ def critical_points(function: FunctionObjective, domain: Domain) -> tuple[Critic
 
     The gradient is exact (autograd). In one dimension its sign changes on a scan of 401 places are closed in
     by Brent's method, and so are those of the second derivative, where the first one may touch zero without
-    crossing it (x³ at 0). In two dimensions Powell's hybrid method starts from every place of a 25×25 scan where
-    the gradient is smaller than around it. Narrower features than the scan can be missed.
+    crossing it (x³ at 0). In two dimensions Powell's hybrid method starts from every place of a 25×25 scan
+    where the gradient is smaller than around it. Narrower features than the scan can be missed.
 
     Args:
         function: of one or two variables.
@@ -64,16 +65,16 @@ def critical_points(function: FunctionObjective, domain: Domain) -> tuple[Critic
     Cost: about 400 gradients and Hessians in one dimension, 625 gradients and more in two.
     """
     found = _in_one(function, domain[0]) if len(domain) == 1 else _in_two(function, domain)
-    scan = _scan(domain)
-    lowest = min(_value(function, x) for x in scan[:: max(len(scan) // 400, 1)])
-    least = min([lowest, *(_value(function, x) for x in found)])
+    sides = [np.linspace(*span, SCAN[len(domain)]) for span in domain]
+    seen = _values(function, np.array(list(itertools.product(*sides))))
+    least = min([float(np.nanmin(seen)), *(_value(function, x) for x in found)])
     return tuple(_classified(function, domain, x, least) for x in found)
 
 
 def _in_one(function: FunctionObjective, span: tuple[float, float]) -> list[Floats]:
     places = np.linspace(*span, SCAN[1])
-    slopes = np.array([_gradient(function, np.array([x]))[0] for x in places])
-    bends = np.array([_hessian(function, np.array([x]))[0, 0] for x in places])
+    slopes = _gradients(function, places[:, None])[:, 0]
+    bends = _hessians(function, places[:, None])[:, 0, 0]
     scale = np.abs(slopes[np.isfinite(slopes)]).max(initial=0.0)
     roots = _crossings(places, slopes, lambda x: float(_gradient(function, np.array([x]))[0]))
     # A curvature that changes sign where the slope vanishes: a slope that touches zero.
@@ -98,7 +99,8 @@ def _crossings(places: Floats, values: Floats, f: Callable[[float], float]) -> l
 def _in_two(function: FunctionObjective, domain: Domain) -> list[Floats]:
     sides = [np.linspace(*span, SCAN[2]) for span in domain]
     size = np.array([float(span[1] - span[0]) for span in domain])
-    norms = np.array([[np.linalg.norm(_gradient(function, np.array([x, y]))) for y in sides[1]] for x in sides[0]])
+    places = np.array(list(itertools.product(*sides)))
+    norms = np.linalg.norm(_gradients(function, places), axis=1).reshape(SCAN[2], SCAN[2])
     norms[~np.isfinite(norms)] = np.inf
     scale = norms[np.isfinite(norms)].max(initial=0.0)
     found: list[Floats] = []
@@ -161,9 +163,32 @@ def _by_values(function: FunctionObjective, domain: Domain, x: Floats) -> Kind:
     return "degenerate"
 
 
-def _scan(domain: Domain) -> list[Floats]:
-    sides = [np.linspace(*span, SCAN[len(domain)]) for span in domain]
-    return [np.array(point) for point in itertools.product(*sides)]
+def _values(function: FunctionObjective, places: Floats) -> Floats:
+    """Return the values (k,) at places (k, d), at once where the function can be run so."""
+    points = _tensor(places, function)
+    try:
+        values: Floats = function.values_at(points).double().cpu().numpy()
+    except FOREIGN_FAILURES:
+        values = np.array([_value(function, x) for x in places])
+    return values
+
+
+def _gradients(function: FunctionObjective, places: Floats) -> Floats:
+    """Return the gradients (k, d) at places (k, d), at once where the function can be run so."""
+    try:
+        gradients: Floats = function.gradients_at(_tensor(places, function)).double().cpu().numpy()
+    except FOREIGN_FAILURES:
+        gradients = np.array([_gradient(function, x) for x in places])
+    return gradients
+
+
+def _hessians(function: FunctionObjective, places: Floats) -> Floats:
+    """Return the Hessians (k, d, d) at places (k, d), at once where the function can be run so."""
+    try:
+        hessians: Floats = function.hessians_at(_tensor(places, function)).double().cpu().numpy()
+    except FOREIGN_FAILURES:
+        hessians = np.array([_hessian(function, x) for x in places])
+    return hessians
 
 
 def _tensor(x: Floats, function: FunctionObjective) -> torch.Tensor:

@@ -31,8 +31,10 @@ __all__ = [
 
 Along = Literal["curvature", "random", "gradient"]
 
-# The loss rises by about itself on the way to the edge of a picture along an eigenvector.
+# The loss changes by about half of itself on the way to the edge of a picture along an eigenvector.
 WEIGHTS_SHARE = 1.0  # ... but no further than this part of ‖θ‖
+TAME = 1.5
+HALVINGS = 12
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def find_directions(
     """
     if along == "random":
         return _random(objective, theta, seed), (
-            "Two random directions, each filter scaled to the length that it has in the weights (Li et al. 2018), "
+            "Two random directions, each filter scaled to the length that it has in the weights (Li "
+            "et al. 2018), "
             "1 is a change as large as the weights. In many dimensions random directions meet the mean "
             "curvature only: they show neither the steepest wall nor a way out."
         )
@@ -80,14 +83,14 @@ def find_directions(
     loss = abs(objective.value(theta))
     gradient = objective.gradient(theta)
     if along == "gradient":
-        return _gradient(theta, loss, gradient, found.lambda_max.vector, found.lambda_max.value), (
+        return _gradient(objective, theta, loss, gradient, found.lambda_max.vector, found.lambda_max.value), (
             "Downhill, and the direction of the largest curvature across it."
         )
     ends = [("λmax", found.lambda_max)] + ([("λmin", found.lambda_min)] if theta.numel() > 1 else [])
     directions = tuple(
         Direction(
-            f"along the eigenvector of {name} = {significant(end.value, 3)}",
-            _reach(theta, loss, end.value),
+            f"eigenvector of {name} = {significant(end.value, 3)}",
+            _reach(objective, theta, loss, end.value, _signed(end.vector)),
             end.value,
             float(gradient.double() @ end.vector.double()),
             _signed(end.vector),
@@ -128,11 +131,13 @@ def own_direction(vector: Tensor, theta: Tensor, number: int) -> Direction:
     """
     if not isinstance(vector, Tensor) or vector.numel() != theta.numel():
         got = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-        raise InputError("a direction has the wrong form", expected=f"a tensor ({theta.numel()},)", got=str(got))
+        raise InputError(
+            "a direction has the wrong form", expected=f"a tensor ({theta.numel()},)", got=str(got)
+        )
     flat = vector.detach().reshape(-1).to(theta)
     if not bool(torch.isfinite(flat).all()) or float(flat.norm()) == 0:
         raise InputError("a direction is zero or not finite", expected="a finite vector of some length")
-    return Direction(f"along direction {number}", 1.0, None, None, flat)
+    return Direction(f"direction {number}", 1.0, None, None, flat)
 
 
 def random_walk_share(component: int) -> float:
@@ -140,7 +145,7 @@ def random_walk_share(component: int) -> float:
 
     Of a walk with many steps in many dimensions it is 6/(π²k²): 61 %, 15 %, 7 % …, whatever it walks on.
 
-    Source: [antognini2018] eq. 10.
+    Source: [antognini2018], the limit of long walks in many dimensions.
     """
     return 6.0 / (math.pi * component) ** 2
 
@@ -151,7 +156,7 @@ def _random(objective: Objective, theta: Tensor, seed: int) -> tuple[Direction, 
         vector = gaussian(theta.numel(), generator(seed, "landscape", number), like=theta)
         if isinstance(objective, EmpiricalRisk):
             vector = filter_normalised(vector, theta, objective.space)
-        label = f"random direction {number}, filter-normalised"
+        label = f"random direction {number} (filter-normalised)"
         if not isinstance(objective, EmpiricalRisk) or float(vector.norm()) == 0:
             vector = gaussian(theta.numel(), generator(seed, "landscape", number), like=theta)
             vector /= vector.norm()
@@ -161,30 +166,49 @@ def _random(objective: Objective, theta: Tensor, seed: int) -> tuple[Direction, 
 
 
 def _gradient(
-    theta: Tensor, loss: float, gradient: Tensor, steepest: Tensor, curvature: float
+    objective: Objective,
+    theta: Tensor,
+    loss: float,
+    gradient: Tensor,
+    steepest: Tensor,
+    curvature: float,
 ) -> tuple[Direction, ...]:
     slope = float(gradient.norm())
     if slope == 0:
-        raise InputError(
-            "there is no gradient to follow", got="a gradient of zero", hint='along="curvature"'
-        )
+        raise InputError("there is no gradient to follow", got="a gradient of zero", hint='along="curvature"')
     downhill = -gradient / slope
     across = steepest - (steepest @ downhill) * downhill
-    reach = min(max(loss, 1e-12) / slope, WEIGHTS_SHARE * max(float(theta.norm()), 1e-3))
-    directions = [Direction("downhill", reach, None, -slope, downhill)]
+    reach = _tamed(objective, theta, loss, min(max(loss, 1e-12) / slope, _longest(theta)), downhill)
+    directions = [Direction("the gradient, downhill", reach, None, -slope, downhill)]
     if float(across.norm()) > 1e-3:
         across /= across.norm()
-        side = _reach(theta, loss, curvature)
-        directions.append(Direction("along the largest curvature across it", side, None, 0.0, _signed(across)))
+        side = _reach(objective, theta, loss, curvature, _signed(across))
+        directions.append(Direction("largest curvature across it", side, None, 0.0, _signed(across)))
     return tuple(directions)
 
 
-def _reach(theta: Tensor, loss: float, curvature: float) -> float:
-    """How far ½|λ|r² is the loss itself, within the length of the weights."""
-    longest = WEIGHTS_SHARE * max(float(theta.norm()), 1e-3)
+def _reach(objective: Objective, theta: Tensor, loss: float, curvature: float, vector: Tensor) -> float:
+    """How far ½|λ|r² is half the loss, within ‖θ‖; less where the loss is not quadratic."""
+    longest = _longest(theta)
     if curvature == 0 or loss == 0:
         return longest
-    return float(np.clip(math.sqrt(2 * loss / abs(curvature)), 1e-3 * longest, longest))
+    reach = float(np.clip(math.sqrt(loss / abs(curvature)), 1e-3 * longest, longest))
+    return _tamed(objective, theta, loss, reach, vector)
+
+
+def _tamed(objective: Objective, theta: Tensor, loss: float, reach: float, vector: Tensor) -> float:
+    """Halve the reach until the loss changes at both ends by TAME of itself at most: walls hide the rest."""
+    here = objective.value(theta)
+    for _ in range(HALVINGS):
+        ends = [objective.value(theta + side * reach * vector) for side in (-1.0, 1.0)]
+        if all(abs(end - here) <= TAME * loss for end in ends) or loss == 0:
+            break
+        reach /= 2
+    return reach
+
+
+def _longest(theta: Tensor) -> float:
+    return WEIGHTS_SHARE * max(float(theta.norm()), 1e-3)
 
 
 def _signed(vector: Tensor) -> Tensor:

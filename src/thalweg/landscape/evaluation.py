@@ -24,8 +24,8 @@ __all__ = ["Evaluation", "Family", "Losses", "evaluate"]
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
-# Stacked points share one pass as long as what they keep fits here. On a processor that is its cache: beyond it
-# stacking is slower than one point after the other, whose arithmetic fills the processor already.
+# Stacked points share one pass as long as what they keep fits here. On a processor that is its cache: beyond
+# it stacking is slower than one point after the other, whose arithmetic fills the processor already.
 CACHE = 16 << 20
 # A stacked loss may differ from one computed alone by rounding of sums, no more.
 ROUNDINGS = 1e4
@@ -173,9 +173,7 @@ def _values(objective: EmpiricalRisk | FunctionObjective, points: Tensor, batch:
     return objective.values_at(points, batch)
 
 
-def _cannot_stack(
-    objective: EmpiricalRisk | FunctionObjective, points: Tensor, batch: Batch
-) -> str:
+def _cannot_stack(objective: EmpiricalRisk | FunctionObjective, points: Tensor, batch: Batch) -> str:
     """Say why two points cannot be run at once, or nothing where they can and give the same losses."""
     try:
         together = _values(objective, points, batch).double()

@@ -183,10 +183,10 @@ class EmpiricalRisk:
         return [self._count(self.theta, batch) for batch in batches]
 
     def values_at(self, points: Tensor, batch: Batch) -> Tensor:
-        """Return the mean losses (k,) of one batch at ``points`` (k, n) at once, by vmap over stacked weights.
+        """Return the mean losses (k,) of one batch at ``points`` (k, n) at once, by vmap.
 
-        A single point is run without vmap. The caller is inside `intact`, so that a run costs no more than the
-        forward pass; the model's code has been tried by then, and its failures are raised as they come.
+        A single point is run without vmap. The caller is inside `intact`, so that a run costs no more than
+        the forward pass; the model's code has been tried by then, and its failures are raised as they come.
 
         Cost: k/3 gradient-equivalents over the batch.
         """
