@@ -92,7 +92,8 @@ def _crossings(places: Floats, values: Floats, f: Callable[[float], float]) -> l
     found = [float(x) for x, value in zip(places[1:-1], values[1:-1], strict=True) if value == 0]
     for a, b, at_a, at_b in zip(places, places[1:], values, values[1:], strict=False):
         if at_a * at_b < 0:
-            found.append(float(brentq(f, a, b, xtol=1e-14, rtol=8.9e-16)))
+            # A multiple root, as of 4x³, is closed in slowly.
+            found.append(float(brentq(f, a, b, xtol=1e-13, rtol=8.9e-16, maxiter=1000, disp=False)))
     return found
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from thalweg.errors import FOREIGN_FAILURES, ThalwegError
 from thalweg.estimates import Estimate, weighted_mean
 from thalweg.problem.batches import Batch
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.function_objective import FunctionObjective
 from thalweg.problem.intact import intact
 from thalweg.problem.memory import memory_share
+from thalweg.problem.stacked import choose_runs
 from thalweg.progress import Progress, Silent
 
 __all__ = ["Evaluation", "Family", "Losses", "evaluate"]
@@ -27,8 +28,6 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 # Stacked points share one pass as long as what they keep fits here. On a processor that is its cache: beyond
 # it stacking is slower than one point after the other, whose arithmetic fills the processor already.
 CACHE = 16 << 20
-# A stacked loss may differ from one computed alone by rounding of sums, no more.
-ROUNDINGS = 1e4
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class Family:
 
     def at(self, coordinates: Floats) -> Tensor:
         """Return the points (k, n) at ``coordinates`` (k, d), each the same whoever is beside it."""
-        factors = torch.as_tensor(coordinates, dtype=self.origin.dtype, device=self.origin.device)
-        points = self.origin.repeat(len(factors), 1)
-        for i, direction in enumerate(self.span):
-            points.addcmul_(factors[:, i : i + 1], direction[None])
+        points = self.origin.repeat(len(coordinates), 1)
+        for point, factors in zip(points, coordinates.tolist(), strict=True):
+            for factor, direction in zip(factors, self.span, strict=True):
+                point.add_(direction, alpha=factor)
         return points
 
 
@@ -122,9 +121,9 @@ def evaluate(
 ) -> tuple[Losses, Evaluation]:
     """Return the losses at ``coordinates`` (k, d) of ``family``.
 
-    Points are stacked and run by `torch.func.vmap`, as many as fit ``memory``; the first are computed alone
-    too, and where that gives other losses, or the model cannot be run stacked, all are computed alone. The
-    losses are the same either way, up to rounding.
+    Points are stacked and run by `torch.func.vmap`, as many as fit ``memory``; where the model cannot be run
+    stacked, or gives other losses then, all are computed alone. The losses are the same either way, up to
+    rounding.
 
     Args:
         objective: the loss.
@@ -142,52 +141,36 @@ def evaluate(
     """
     told, total = progress or Silent(), total or len(coordinates)
     limit = memory if memory is not None else _limit(family.origin.device)
-    if isinstance(objective, FunctionObjective):
-        batches: tuple[Batch, ...] = (Batch(None, 1),)
-        counts, model = [1.0], None
-    else:
-        batches = objective.groups if by == "groups" else objective.chunks
-        counts, model = objective.counts(batches), objective.model
+    batches, counts, model = _parts(objective, by)
     largest = max(batch.examples for batch in batches)
-    size = _stack(objective, family.origin, largest, limit)
+    size = min(_stack(objective, family.origin, largest, limit), max(len(coordinates), 1))
     values = np.empty((len(coordinates), len(batches)))
-    reason = ""
+
+    def points() -> Iterator[Tensor]:
+        for at in range(len(coordinates)):
+            yield family.at(coordinates[at : at + 1])[0]
+            told.advance(done_before + at + 1, total)
+
     with intact(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of vmap, that some operation runs one by one
-        if size > 1 and len(coordinates) > 1:
-            reason = _cannot_stack(objective, family.at(coordinates[:2]), batches[0])
-            size = 1 if reason else min(size, len(coordinates))
-        at = 0
-        while at < len(coordinates):
-            points = family.at(coordinates[at : at + size])
-            for b, batch in enumerate(batches):
-                values[at : at + size, b] = _values(objective, points, batch).double().cpu().numpy()
-            at += len(points)
-            told.advance(done_before + at, total)
-    return Losses(values, tuple(counts)), Evaluation(min(size, max(len(coordinates), 1)), limit, reason)
+        runs = choose_runs(objective, batches, family.at(coordinates[:2]), stacked=size > 1)
+        size = 1 if runs.reason else size
+        if size == 1:
+            values = np.array(runs.one_by_one(points())).reshape(values.shape)
+        for at in range(0, len(coordinates) if size > 1 else 0, size):
+            chunk = runs.together(family.at(coordinates[at : at + size]))
+            values[at : at + size] = chunk.double().cpu().numpy()
+            told.advance(done_before + at + len(chunk), total)
+    return Losses(values, tuple(counts)), Evaluation(size, limit, runs.reason)
 
 
-def _values(objective: EmpiricalRisk | FunctionObjective, points: Tensor, batch: Batch) -> Tensor:
+def _parts(
+    objective: EmpiricalRisk | FunctionObjective, by: Literal["groups", "whole"]
+) -> tuple[tuple[Batch, ...], list[float], nn.Module | None]:
     if isinstance(objective, FunctionObjective):
-        return objective.values_at(points)
-    return objective.values_at(points, batch)
-
-
-def _cannot_stack(objective: EmpiricalRisk | FunctionObjective, points: Tensor, batch: Batch) -> str:
-    """Say why two points cannot be run at once, or nothing where they can and give the same losses."""
-    try:
-        together = _values(objective, points, batch).double()
-    except torch.OutOfMemoryError:
-        return "two at once do not fit the memory of the device"
-    except ThalwegError:
-        raise
-    except FOREIGN_FAILURES as error:
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        return f"the model cannot be run stacked ({first[:120]})"
-    alone = torch.stack([_values(objective, point[None], batch)[0].double() for point in points])
-    tolerance = ROUNDINGS * objective.roundoff * alone.abs().clamp_min(1.0)
-    same = ((together - alone).abs() <= tolerance) | ~(torch.isfinite(together) | torch.isfinite(alone))
-    return "" if bool(same.all()) else "the model gives other losses when it is run stacked"
+        return (Batch(None, 1),), [1.0], None
+    batches = objective.groups if by == "groups" else objective.chunks
+    return batches, objective.counts(batches), objective.model
 
 
 def _stack(objective: EmpiricalRisk | FunctionObjective, origin: Tensor, examples: int, limit: int) -> int:

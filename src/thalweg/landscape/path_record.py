@@ -107,7 +107,7 @@ class Path(Record):
             f"{self.name}: between two solutions",
             " ".join(f"{way.shape.capitalize()} way. {self._alt(way)}" for way in self.ways),
             tuple(plot for way in self.ways for plot in self._panels(way)),
-            "α = 0 is the first solution, α = 1 the second. Bands: one standard error of the difference from it, "
+            "α = 0 is the first solution, α = 1 the second. Bands: one standard error of the difference, "
             "over the same batches.",
         )
         for text in (_MEANING, *self.notes, measured_by(self.evaluation, self.cost)):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError, ThalwegError
 from thalweg.problem.batches import Batch, Sample
@@ -93,6 +93,16 @@ class EmpiricalRisk:
     def model(self) -> nn.Module:
         """The model whose loss it is."""
         return self._model
+
+    @property
+    def stays_substituted(self) -> bool:
+        """Whether substituted tensors may be written over and run again, as far as the last run tells."""
+        return self._constants.untouched
+
+    @property
+    def loss(self) -> BatchLoss:
+        """The adapted loss."""
+        return self._loss
 
     @property
     def theta(self) -> Tensor:
@@ -182,29 +192,10 @@ class EmpiricalRisk:
         """Return the true counts of ``batches``."""
         return [self._count(self.theta, batch) for batch in batches]
 
-    def values_at(self, points: Tensor, batch: Batch) -> Tensor:
-        """Return the mean losses (k,) of one batch at ``points`` (k, n) at once, by vmap.
-
-        A single point is run without vmap. The caller is inside `intact`, so that a run costs no more than
-        the forward pass; the model's code has been tried by then, and its failures are raised as they come.
-
-        Cost: k/3 gradient-equivalents over the batch.
-        """
-        safe_point()
-
-        def one(*tensors: Tensor) -> Tensor:
-            named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
-            mean: Tensor = functional_call(
-                self._trial, self._constants.beside(named), (lambda: self._trial.terms(batch.data).mean,)
-            )
-            return mean
-
-        self.ledger.spend(FORWARD * len(points), batch.examples)
-        with torch.no_grad():
-            if len(points) == 1:
-                return one(*self.space.unflatten(points[0])).reshape(1)
-            stacked: Tensor = vmap(one)(*self.space.unflatten_stacked(points))
-            return stacked
+    def substituted(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
+        """Do ``work`` while the model holds ``tensors``; the caller is inside `intact`."""
+        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
+        return functional_call(self._trial, self._constants.beside(named), (work,))
 
     def batch_gradients(self, theta: Tensor) -> Iterator[tuple[Tensor, float]]:
         """Yield the gradient of each statistical batch (n,) and its count."""
@@ -318,9 +309,8 @@ class EmpiricalRisk:
 
     def _within(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
         """Do ``work`` where the model is in evaluation mode and holds ``tensors``."""
-        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
         with intact(self._model):
-            return functional_call(self._trial, self._constants.beside(named), (work,))
+            return self.substituted(tensors, work)
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:
         """Return the mean loss over ``batches`` only."""
