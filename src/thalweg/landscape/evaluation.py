@@ -43,11 +43,16 @@ class Family:
     span: Tensor
 
     def at(self, coordinates: Floats) -> Tensor:
-        """Return the points (k, n) at ``coordinates`` (k, d), each the same whoever is beside it."""
-        points = self.origin.repeat(len(coordinates), 1)
-        for point, factors in zip(points, coordinates.tolist(), strict=True):
-            for factor, direction in zip(factors, self.span, strict=True):
+        """Return the points (k, n) at ``coordinates`` (k, d)."""
+        if len(coordinates) == 1:
+            point = self.origin.clone()
+            for factor, direction in zip(coordinates[0].tolist(), self.span, strict=True):
                 point.add_(direction, alpha=factor)
+            return point[None]
+        factors = torch.as_tensor(coordinates).to(self.origin)
+        points = self.origin.repeat(len(factors), 1)
+        for i, direction in enumerate(self.span):
+            points.addcmul_(factors[:, i : i + 1], direction[None])
         return points
 
 
