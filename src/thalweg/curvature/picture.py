@@ -19,6 +19,7 @@ def spectrum_figure(found: Extremes) -> Figure | None:
     low, high = found.lambda_min, found.lambda_max
     closed = found.complete or found.certificate.gap == 0
     within = max(found.floor, 1e-3 * found.scale)
+    stripe = Band(-found.floor, found.floor, "rounding: no sign is believed here", "x")
     references = [Reference(0.0, "no curvature", "x")]
     if not closed and found.certificate.relative_gap < 1:
         below = low.value - found.certificate.gap
@@ -50,7 +51,7 @@ def spectrum_figure(found: Extremes) -> Figure | None:
                 (Series("curvatures found", tuple(nodes.tolist()), tuple(share.tolist()), style="stems"),),
                 marks=marks,
                 references=tuple(references),
-                bands=(Band(-found.floor, found.floor, "rounding: no sign is believed here", "x"),),
+                bands=(stripe,) if found.floor > 0.02 * within else (),  # what is thinner cannot be seen
             ),
         ),
         caption="A direction left of zero curves down, one right of zero up. "

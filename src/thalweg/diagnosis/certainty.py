@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from thalweg.curvature.spectrum import describe_certificate
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.readings import Thresholds, lost_layers
 from thalweg.diagnosis.verdict import Verdict
@@ -36,8 +35,8 @@ def how_sure(verdict: Verdict, e: Evidence) -> str:
             return _way_down(e)
         case Verdict.MINIMUM:
             return (
-                f"{_capital(describe_certificate(e.curvature.extremes))}, {_sample(e)}. No step that was "
-                "tried, along the gradient or the lowest curvature, lowers the loss by what counts."
+                f"{_certified(e)} No step that was tried, along the gradient or the lowest curvature, lowers "
+                "the loss by what counts."
             )
         case Verdict.MAXIMUM:
             top = e.curvature.lambda_max
@@ -70,7 +69,8 @@ def _way_down(e: Evidence) -> str:
         )
     apart = ", which had no part in finding the way," if e.heldout_loss is not None else ""
     return (
-        f"The {e.heldout_source}{apart} confirm it: a step along it changes their loss by "
+        f"The {e.heldout_source}{apart} confirm it: a step along it changes their loss of "
+        f"{significant((e.heldout_loss or e.loss).value, 3)} by "
         f"{_interval(change)}, {significant(abs(change.value) / change.stderr)} standard errors from "
         f"nothing, and their curvature along it is {_interval(e.heldout_curvature)}."
     )
@@ -111,5 +111,12 @@ def _interval(change: Estimate) -> str:
     return f"{signed(change.value)} (95 %: {signed(low)} … {signed(high)})"
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _certified(e: Evidence) -> str:
+    certificate, where = e.curvature.certificate, _sample(e)
+    if e.curvature.complete or certificate.gap == 0:
+        return "Every curvature was found, and none leads down."
+    below = e.curvature.lambda_min.value - certificate.gap
+    return (
+        f"With {100 * certificate.confidence:.0f} % confidence no direction curves below "
+        f"{significant(below)}, {where}."
+    )

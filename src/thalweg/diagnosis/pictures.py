@@ -11,6 +11,7 @@ import numpy as np
 from thalweg.curvature.picture import spectrum_figure
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.facts import NOTEWORTHY
+from thalweg.diagnosis.gradient import LayerSignal
 from thalweg.diagnosis.line import OVERFLOW, LineProbe
 from thalweg.diagnosis.moves import Move
 from thalweg.estimates import Estimate
@@ -24,12 +25,14 @@ from thalweg.report.figures import (
     LinePlot,
     Mark,
     Plot,
+    Scale,
     Series,
 )
 
 __all__ = ["evidence_figures", "moves_figure"]
 
 _BARS = 20  # layers up to which each has a bar with its name
+_WIDE = 10.0  # times from which on a scale is logarithmic
 _NORMAL = 1.96  # standard errors of a 95 % interval
 _WORD = {
     "lowest curvature": "Along the lowest curvature, both ways",
@@ -49,12 +52,16 @@ def _lines(e: Evidence) -> Figure | None:
         return None
     heldout = e.heldout_loss is not None
     told = "; ".join(_line_in_words(probe, heldout) for probe in probes)
+    panels = tuple(_line(probe, e, heldout) for probe in probes)
     return Figure(
         name="lines",
         title="The loss on a walk from the weights",
         alt=f"Change of the loss against the distance walked from the weights. {told}.",
-        panels=tuple(_line(probe, e, heldout) for probe in probes),
-        caption="Below the grey stripe a walk gains something that counts; bars are 95 % intervals."
+        panels=panels,
+        caption=(
+            "Within the grey stripe a change is too small to count. " if any(p.bands for p in panels) else ""
+        )
+        + ("Bars are 95 % intervals." if e.loss.stderr > 0 else "")
         + (
             " The diamond is the loss on held-out data, at the distance that the training data chose."
             if heldout
@@ -90,7 +97,7 @@ def _line(probe: LineProbe, e: Evidence, heldout: bool) -> LinePlot:
         Axis("change of the loss", limits=(low, high)),
         tuple(series),
         marks=(Mark(0.0, 0.0, "here", "the weights"),),
-        bands=(Band(-e.practical, e.practical, "too little to count"),) if e.practical > 0 else (),
+        bands=(Band(-e.practical, e.practical, "too little to count"),) if e.practical > 0.02 * unit else (),
     )
 
 
@@ -122,34 +129,14 @@ def _signal(e: Evidence) -> Figure | None:
         return None
     strongest = max(layers, key=lambda layer: layer.signal)
     weakest = min(layers, key=lambda layer: layer.signal)
-    label = "gradient of a batch, relative to the weights"
-    panels: list[Plot] = []
-    if len(layers) <= _BARS:
-        bars = tuple(
-            Bar(
-                f"layer {layer.name}",
-                layer.signal or math.nan,
-                note=significant(layer.signal) if layer.signal else "none",
-            )
-            for layer in layers
-        )
-        least = min(layer.signal for layer in layers if layer.signal > 0)
-        panels.append(
-            BarPlot("Learning signal", Axis(label, "log", limits=(least / 3, strongest.signal * 2)), bars)
-        )
-    else:
-        x = tuple(float(i + 1) for i in range(len(layers)))
-        y = tuple(layer.signal or math.nan for layer in layers)
-        series = Series("", x, y, style="points")
-        panels.append(
-            LinePlot("Learning signal", Axis("layer, from input to output"), Axis(label, "log"), (series,))
-        )
+    least = min(layer.signal for layer in layers if layer.signal > 0)
+    wide = strongest.signal > _WIDE * least
+    panels: list[Plot] = [_signal_plot(layers, wide, least / 3 if wide else 0.0, strongest.signal)]
     closed = [(layer.name, max(layer.dead, layer.saturated)) for layer in e.activity]
     if closed and max(share for _, share in closed) >= NOTEWORTHY and len(closed) <= _BARS:
         shares = tuple(Bar(f"layer {name}", 100 * share, note=f"{share:.0%}") for name, share in closed)
-        panels.append(
-            BarPlot("Units that pass nothing on", Axis("dead or saturated units, %", limits=(0, 100)), shares)
-        )
+        axis = Axis("dead or saturated units, %", limits=(0, 100))
+        panels.append(BarPlot("Units that pass nothing on", axis, shares))
     if len(panels) == 1:
         panels = [replace(panels[0], title="")]
     return Figure(
@@ -159,9 +146,28 @@ def _signal(e: Evidence) -> Figure | None:
         f"{strongest.name}, {significant(strongest.signal)}, weakest in layer {weakest.name}, "
         f"{significant(weakest.signal)}.",
         panels=tuple(panels),
-        caption="Layers run from input (first) to output. The scale is logarithmic: where a layer gets a "
-        "thousand times less than another, it learns as much slower.",
+        caption="Layers run from input to output. A layer that gets a thousand times less than another "
+        "learns as much slower." + (" The scale is logarithmic." if wide else ""),
     )
+
+
+def _signal_plot(layers: Sequence[LayerSignal], wide: bool, begin: float, most: float) -> Plot:
+    label, title = "gradient of a batch, relative to the weights", "Learning signal"
+    scale: Scale = "log" if wide else "linear"
+    if len(layers) > _BARS:
+        x = tuple(float(i + 1) for i in range(len(layers)))
+        y = tuple(layer.signal if layer.signal > 0 or not wide else math.nan for layer in layers)
+        series = Series("", x, y, style="points")
+        return LinePlot(title, Axis("layer, from input to output"), Axis(label, scale), (series,))
+    bars = tuple(
+        Bar(
+            f"layer {layer.name}",
+            layer.signal or math.nan,
+            note=significant(layer.signal) if layer.signal else "none",
+        )
+        for layer in layers
+    )
+    return BarPlot(title, Axis(label, scale, limits=(begin, most * (2 if wide else 1.1))), bars)
 
 
 def moves_figure(moves: Sequence[Move], steps: int, where: str, practical: float) -> Figure | None:
@@ -178,7 +184,7 @@ def moves_figure(moves: Sequence[Move], steps: int, where: str, practical: float
         return None
     known = [abs(move.measured or 0.0) for move in tried if abs(move.measured or 0.0) < OVERFLOW / 10]
     counting = [size for size in known if size > practical]
-    wide = bool(counting) and max(counting) > 100 * min(counting)
+    wide = bool(counting) and max(counting) > 30 * min(counting)
     within = practical or min(counting, default=1.0)
     axis = Axis(f"change of the {where} loss", "symlog" if wide else "linear", within if wide else None)
     best = min(tried, key=lambda move: move.measured or 0.0)

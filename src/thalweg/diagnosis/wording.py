@@ -31,8 +31,8 @@ _TONES = {Verdict.MINIMUM: "good", Verdict.DESCENDING: "good", Verdict.UNDETERMI
 ADVICE = {
     Verdict.DESCENDING: "carry on.",
     Verdict.BOUNCING: "take shorter steps, or steps on more examples, or average the weights.",
-    Verdict.SADDLE: "take the step along negative curvature (thalweg escape); first-order steps leave "
-    "slowly.",
+    Verdict.SADDLE: "take the step along negative curvature: `thalweg escape` finds it and keeps it only if "
+    "held-out data confirm it; first-order steps leave slowly.",
     Verdict.MINIMUM: "stop: only other data, another model or another loss would change this.",
     Verdict.MAXIMUM: "take any step, and check the sign of the loss.",
     Verdict.PLATEAU: "do not train longer; restore the signal: initialisation, activation, normalisation, "

@@ -19,7 +19,10 @@ from thalweg.report.turning import script, surface
 __all__ = ["to_fragment", "to_page"]
 
 # A page follows the reader's taste on a screen and is light on paper; a fragment is light, as notebooks are.
-_BODY = "body{background:var(--ground);margin:0}main.thalweg{margin:0 auto;padding:1.2rem 1rem 3rem}"
+_BODY = (
+    "body{background:var(--ground);margin:0}main.thalweg{margin:0 auto;padding:1.2rem 1rem 3rem}"
+    "@media print{:root{font-size:11px}main.thalweg{font-size:1rem;padding:0}}"
+)
 
 
 def to_fragment(document: Document) -> str:

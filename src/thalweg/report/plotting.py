@@ -234,6 +234,9 @@ def _contours(panel: ContourPlot, axes: Any, part: Any) -> None:
     _scale(axes, "x", panel.x_axis)
     _scale(axes, "y", panel.y_axis)
     z = np.ma.masked_invalid(np.asarray(panel.z, dtype=float))
+    if not z.count():
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
+        return
     levels, norm = _levels(z, panel.z_axis)
     filled = axes.contourf(panel.x, panel.y, z, levels=levels, norm=norm, cmap="cividis", extend="both")
     axes.contour(panel.x, panel.y, z, levels=levels, norm=norm, colors=LIGHT["ground"], linewidths=0.4)

@@ -8,9 +8,9 @@ from importlib import resources
 
 import numpy as np
 
-from thalweg.errors import printable
 from thalweg.report.document import significant
 from thalweg.report.figures import Plot, SurfacePlot
+from thalweg.report.plotting import one_line
 
 __all__ = ["script", "surface"]
 
@@ -38,16 +38,21 @@ def surface(panel: Plot) -> str:
     for mark in panel.marks:
         height = float(z[int(np.abs(y - mark.y).argmin()), int(np.abs(x - mark.x).argmin())])
         if math.isfinite(height):
-            marks.append({"at": [mark.x, mark.y, height], "label": printable(mark.label)})
-    axes = (panel.x_axis, panel.y_axis, panel.z_axis)
-    span = f"{significant(float(seen.min()), 3)} … {significant(float(seen.max()), 3)}"
+            marks.append({"at": [mark.x, mark.y, height], "label": one_line(mark.label)})
+    spans = ((panel.x_axis, x), (panel.y_axis, y), (panel.z_axis, seen))
     facts = {
-        "title": printable(panel.title),
+        "title": one_line(panel.title, 40),
         "x": list(panel.x),
         "y": list(panel.y),
         "z": [[value if math.isfinite(value) else None for value in row] for row in panel.z],
-        "labels": [*(printable(axis.label) for axis in axes), span],
+        "labels": [
+            f"{one_line(axis.label, 24)}: {_number(at.min())} … {_number(at.max())}" for axis, at in spans
+        ],
         "marks": marks,
         "colours": [to_hex(colour) for colour in colormaps["cividis"](np.linspace(0, 1, _COLOURS))],
     }
     return json.dumps(facts, allow_nan=False)
+
+
+def _number(value: float) -> str:
+    return significant(float(value), 3)

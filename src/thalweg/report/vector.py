@@ -63,6 +63,9 @@ def _cleaned(svg: str) -> ElementTree.Element:
             element.text = None
         if element.tail is not None and not element.tail.strip():
             element.tail = None
+    for shape in root.iterfind(f".//{_SVG}defs/{_SVG}path"):
+        for key in ("fill", "stroke", "class"):  # a use says so itself, and a theme cannot reach in here
+            shape.attrib.pop(key, None)
     root.set("stroke-linejoin", "round")
     return root
 

@@ -76,11 +76,11 @@ for (const panel of document.querySelectorAll("[data-surface]")) {
     }
     pen.textAlign = "center";
     const side = (value) => (value > 0 ? 1 : -1); // the edges nearest to the reader carry the names
-    write(labels[0], project([0, 1.25 * side(sa), -0.8]), theme("ink"));
-    write(labels[1], project([1.25 * side(ca), 0, -0.8]), theme("ink"));
+    write(labels[0], project([0, 1.4 * side(sa), -0.95]), theme("ink"));
+    write(labels[1], project([1.4 * side(ca), 0, -0.95]), theme("ink"));
     pen.textAlign = "left";
     write(title, [4, 16], theme("ink"));
-    write(labels[2] + ": " + labels[3], [4, title ? 34 : 16], theme("faint"));
+    write(labels[2], [4, title ? 34 : 16], theme("faint"));
   }
 
   let held = null;
