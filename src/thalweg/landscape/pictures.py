@@ -15,6 +15,7 @@ from thalweg.report.figures import Axis, LinePlot, Mark, Series
 
 __all__ = ["kind_of", "line_alt", "line_plot", "marks_of", "measured_by", "scale_of", "series_of", "title_of"]
 
+FITS = 26  # letters of a label that leave room for "here"
 MANY = 4  # critical points; of more, only the lowest is named in full
 DECADES = 1.5  # a picture that spans more, all of it positive, is logarithmic
 
@@ -82,9 +83,9 @@ def marks_of(points: Sequence[CriticalPoint], here: Sequence[float], of: str = "
         at = ", ".join(significant(x, 4) for x in p.point)
         text = f"{significant(p.value, 3)} at {at if len(p.point) == 1 else f'({at})'}"
         if p.lowest or len(points) <= MANY:
-            text = f"{kind_of(p)}{f' of the {of}' if of else ''} {text}"
+            text = f"{of}: {text}" if of else f"{kind_of(p)} {text}"
         if all(abs(x - h) < 1e-6 for x, h in zip(p.point, here, strict=True)):
-            text = f"here: {text}"
+            text = f"here: {text}" if len(text) < FITS else text
         place = (p.point[0], p.value) if len(p.point) == 1 else (p.point[0], p.point[1])
         marks.append(Mark(*place, "point" if p.kind == "degenerate" else p.kind, text))
     return tuple(marks)
