@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from thalweg.diagnosis.verdict import Verdict
     from thalweg.errors import CheckpointError, InputError, ModelError, NumericalError, ThalwegError
     from thalweg.estimates import Estimate
+    from thalweg.landscape.path import Path, path
+    from thalweg.landscape.plane import Plane, plane
+    from thalweg.landscape.slice import Slice, slice
     from thalweg.problem.builtin.registry import problems
     from thalweg.problem.loading import load_problem
     from thalweg.problem.problem import Problem
@@ -37,8 +40,11 @@ _HOMES = {
     "InputError": "errors",
     "ModelError": "errors",
     "NumericalError": "errors",
+    "Path": "landscape.path",
+    "Plane": "landscape.plane",
     "Problem": "problem.problem",
     "Sharpness": "curvature.sharpness",
+    "Slice": "landscape.slice",
     "Spectrum": "curvature.spectrum_record",
     "ThalwegError": "errors",
     "Trajectory": "training.trajectory",
@@ -47,8 +53,11 @@ _HOMES = {
     "diagnose": "diagnosis.diagnosis",
     "escape": "diagnosis.escape",
     "load_problem": "problem.loading",
+    "path": "landscape.path",
+    "plane": "landscape.plane",
     "problems": "problem.builtin.registry",
     "sharpness": "curvature.sharpness",
+    "slice": "landscape.slice",
     "spectrum": "curvature.spectrum_record",
     "trace": "curvature.trace",
     "train": "training.loop",
@@ -63,8 +72,11 @@ __all__ = [
     "InputError",
     "ModelError",
     "NumericalError",
+    "Path",
+    "Plane",
     "Problem",
     "Sharpness",
+    "Slice",
     "Spectrum",
     "ThalwegError",
     "Trajectory",
@@ -75,8 +87,11 @@ __all__ = [
     "escape",
     "load_problem",
     "optim",
+    "path",
+    "plane",
     "problems",
     "sharpness",
+    "slice",
     "spectrum",
     "trace",
     "train",

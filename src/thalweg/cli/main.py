@@ -22,6 +22,7 @@ _VERBS = {
     "escape": "Leave a saddle, if held-out data confirm the way out; new weights go to a new file.",
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
+    "landscape": "Draw the loss around a point or between two: lines, planes, paths, critical points.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",

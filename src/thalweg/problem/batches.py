@@ -44,6 +44,11 @@ class Batch:
             return self
         return replace(self, data=_map(self.data, lambda t: t.to(dtype) if t.is_floating_point() else t))
 
+    def channels_last(self) -> Batch:
+        """Return the batch with its images laid out channel by channel within a pixel; the same numbers."""
+        form = torch.channels_last
+        return replace(self, data=_map(self.data, lambda t: t.to(memory_format=form) if t.dim() == 4 else t))
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
         return Batch(_map(self.data, lambda t: t.to(device)), self.examples)

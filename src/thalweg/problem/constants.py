@@ -37,6 +37,11 @@ class Constants:
             for name, p, row in _padding_rows(model)
         }
 
+    @property
+    def untouched(self) -> bool:
+        """Whether what was handed out for a run is good for the next: nothing written, no padding."""
+        return not self._padding and not any(tensor._version > 0 for tensor in self._handed.values())
+
     def beside(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return all tensors for a run by name: ``named`` with its padding rows held, and the constants."""
         for name, tensor in self._handed.items():

@@ -85,8 +85,24 @@ class EmpiricalRisk:
         self._counts: dict[int, float] = {}  # by identity of the batch, which lives as long as this
         self.unused: frozenset[str] = frozenset()
         self.summed = False  # whether training minimises the sum over a batch instead of its mean
+        self.bytes_per_example = 0.0  # what two derivatives keep: more than a forward pass ever holds
         self.chunks = self.sample.chunked(self._look())
         self.groups = self.sample.grouped(max(num_groups, len(self.chunks)))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model whose loss it is."""
+        return self._model
+
+    @property
+    def stays_substituted(self) -> bool:
+        """Whether substituted tensors may be written over and run again, as far as the last run tells."""
+        return self._constants.untouched
+
+    @property
+    def loss(self) -> BatchLoss:
+        """The adapted loss."""
+        return self._loss
 
     @property
     def theta(self) -> Tensor:
@@ -172,6 +188,15 @@ class EmpiricalRisk:
             values = torch.stack([t.mean.double() for t in terms]).tolist()
         return values, [t.count for t in terms]
 
+    def counts(self, batches: Sequence[Batch]) -> list[float]:
+        """Return the true counts of ``batches``."""
+        return [self._count(self.theta, batch) for batch in batches]
+
+    def substituted(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
+        """Do ``work`` while the model holds ``tensors``; the caller is inside `intact`."""
+        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
+        return functional_call(self._trial, self._constants.beside(named), (work,))
+
     def batch_gradients(self, theta: Tensor) -> Iterator[tuple[Tensor, float]]:
         """Yield the gradient of each statistical batch (n,) and its count."""
         for batch in self.groups:
@@ -243,6 +268,7 @@ class EmpiricalRisk:
         share = 3 * PASS_SHARE * memory_share(self.space.device)
         if self.space.device.type == "cpu":
             share = min(share, CACHED)
+        self.bytes_per_example = meter.total / batch.examples
         fits = int(share * batch.examples / max(meter.total, 1))
         return max(1, min(MOST_EXAMPLES, max(fits, MIN_EXAMPLES if share == CACHED else 1)))
 
@@ -283,9 +309,8 @@ class EmpiricalRisk:
 
     def _within(self, tensors: Sequence[Tensor], work: Callable[[], Any]) -> Any:
         """Do ``work`` where the model is in evaluation mode and holds ``tensors``."""
-        named = {f"model.{name}": tensor for name, tensor in zip(self.space.names, tensors, strict=True)}
         with intact(self._model):
-            return functional_call(self._trial, self._constants.beside(named), (work,))
+            return self.substituted(tensors, work)
 
     def mean_value(self, theta: Tensor, batches: Sequence[Batch]) -> float:
         """Return the mean loss over ``batches`` only."""

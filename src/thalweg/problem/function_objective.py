@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import grad, jacrev, vmap
 
 from thalweg.errors import InputError
 from thalweg.problem.cost import FORWARD, GRADIENT, HVP_REBUILT, Ledger
@@ -53,6 +54,31 @@ class FunctionObjective:
         self.ledger.spend(FORWARD, 1)
         with intact(None), torch.no_grad():
             return float(self._evaluate(theta))
+
+    def values_at(self, points: Tensor) -> Tensor:
+        """Return f (k,) at ``points`` (k, n) at once, by vmap; failures of the function come as they are."""
+        safe_point()
+        self.ledger.spend(FORWARD * len(points), 1)
+        with torch.no_grad():
+            if len(points) == 1:
+                return self._evaluate(points[0]).reshape(1)
+            values: Tensor = vmap(self._evaluate)(points)
+            return values
+
+    def gradients_at(self, points: Tensor) -> Tensor:
+        """Return ∇f (k, n) at ``points`` (k, n) at once, by vmap; its failures come as they are."""
+        self.ledger.spend(GRADIENT * len(points), 1)
+        with intact(None):
+            gradients: Tensor = vmap(grad(self._evaluate))(points)
+            return gradients
+
+    def hessians_at(self, points: Tensor) -> Tensor:
+        """Return ∇²f (k, n, n) at ``points`` (k, n) at once, by vmap; its failures come as they are."""
+        self.ledger.num_hvps += len(points) * points.shape[1]
+        self.ledger.spend(HVP_REBUILT * points.shape[1] * len(points), 1)
+        with intact(None):
+            hessians: Tensor = vmap(jacrev(jacrev(self._evaluate)))(points)
+            return hessians
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return ∇f(theta) (n,)."""

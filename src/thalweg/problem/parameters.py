@@ -109,6 +109,14 @@ class ParameterSpace:
             for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
         ]
 
+    def unflatten_stacked(self, points: Tensor) -> list[Tensor]:
+        """Cut ``points`` (k, n) into stacked tensors (k, …) in the order of ``names``."""
+        pieces = points.split([shape.numel() for shape in self.shapes], dim=1)
+        return [
+            piece.reshape(len(points), *shape).to(dtype)
+            for piece, shape, dtype in zip(pieces, self.shapes, self.dtypes, strict=True)
+        ]
+
     def read(self, model: nn.Module) -> Tensor:
         """Return a copy of the weights of ``model`` as ``theta``."""
         parameters = dict(model.named_parameters())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +91,8 @@ class Problem:
         self._function: Callable[[Tensor], Tensor] | None = None
         self._start: nn.Parameter | None = None
         self._shape = torch.Size()
+        self.domain: tuple[tuple[float, float], ...] | None = None
+        self._risk: Callable[[Tensor], Tensor] | None = None
         self._samples: dict[tuple[str, int], Sample] = {}
 
     @classmethod
@@ -100,6 +103,8 @@ class Problem:
         *,
         name: str | None = None,
         lr: float | None = None,
+        domain: Sequence[tuple[float, float]] | None = None,
+        risk: Callable[[Tensor], Tensor] | None = None,
     ) -> Problem:
         """Make a problem of a plain function: ``function(theta)`` is a scalar tensor, ``start`` the point.
 
@@ -108,6 +113,12 @@ class Problem:
             start: the point in question; lists become float64.
             name: what to call it.
             lr: the step size that gradient descent uses on it, where it is to be judged.
+            domain: where to look at it in pictures, low and high of each coordinate.
+            risk: what the function is an estimate of, for pictures: as the expected loss to the loss over a
+                sample.
+
+        Raises:
+            InputError: for what cannot be called, a start that is no real tensor, or a domain that is none.
         """
         if not isinstance(start, Tensor):
             start = torch.tensor(start, dtype=torch.float64)
@@ -122,7 +133,8 @@ class Problem:
         problem.name = name or str(getattr(function, "__name__", "function"))
         problem._function, problem._samples, problem._train = function, {}, None
         problem._start = nn.Parameter(start.detach().clone().reshape(-1))
-        problem._shape = start.shape
+        problem._shape, problem._risk = start.shape, risk
+        problem.domain = _domain(domain, start.numel())
         if lr is not None:
             problem.optimizer = torch.optim.SGD([problem._start], lr=lr)
         return problem
@@ -141,6 +153,12 @@ class Problem:
     def is_function(self) -> bool:
         """Whether this is a plain function rather than a model with data."""
         return self._function is not None
+
+    def risk(self) -> FunctionObjective | None:
+        """Return what a plain function is an estimate of, where that is known."""
+        if self._risk is None or self._start is None:
+            return None
+        return FunctionObjective(self._risk, self._start.detach().view(self._shape))
 
     @property
     def training_data(self) -> Data | None:
@@ -292,6 +310,21 @@ def _examples_add_up(risk: EmpiricalRisk) -> bool:
     cut = sum(v * c for v, c in zip(values, counts, strict=True)) / sum(counts)
     size = sum(abs(v) * c for v, c in zip(values, counts, strict=True)) / sum(counts)
     return abs(as_given - cut) <= min(1e3 * risk.roundoff, 1e-2) * size
+
+
+def _domain(
+    domain: Sequence[tuple[float, float]] | None, dimensions: int
+) -> tuple[tuple[float, float], ...] | None:
+    if domain is None:
+        return None
+    pairs = tuple((float(low), float(high)) for low, high in domain)
+    if len(pairs) != dimensions or not all(math.isfinite(high - low) and low < high for low, high in pairs):
+        raise InputError(
+            "the domain of the function cannot be used",
+            expected=f"low < high for each of {dimensions} coordinates",
+            got=str(domain),
+        )
+    return pairs
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -156,7 +156,7 @@ def _references(references: tuple[Reference, ...], axes: Any) -> None:
 
 
 def _marks(marks: tuple[Mark, ...], axes: Any) -> None:
-    axes.autoscale_view()
+    axes.autoscale_view()  # matplotlib puts it off until somebody asks, which nobody does once it is disabled
     axes.autoscale(enable=False)  # what is told beside the marks does not move them
     for mark in marks:
         shape, colour = _SHAPES[mark.kind]

@@ -19,33 +19,38 @@ __all__ = ["cube", "empirical_risk", "plain_saddle", "risk", "rosenbrock", "tanh
 
 def risk() -> FunctionRecipe:
     """x·cos(πx) at its local maximum between −1 and 2."""
-    return FunctionRecipe(_risk, _point(_stationary(_risk, near=0.27)))
+    return FunctionRecipe(_risk, _point(_stationary(_risk, near=0.27)), domain=((-1.0, 2.0),))
 
 
 def empirical_risk() -> FunctionRecipe:
     """x·cos(πx) + 0.2·cos(5πx) at its deepest minimum between ½ and 1½."""
-    return FunctionRecipe(_empirical_risk, _point(_stationary(_empirical_risk, near=1.03)))
+    start = _point(_stationary(_empirical_risk, near=1.03))
+    return FunctionRecipe(_empirical_risk, start, domain=((0.5, 1.5),), risk=_risk)
 
 
 def cube() -> FunctionRecipe:
     """x³ at 0, where gradient and curvature vanish without a minimum."""
-    return FunctionRecipe(lambda x: x.pow(3).sum(), _point(0.0))
+    return FunctionRecipe(lambda x: x.pow(3).sum(), _point(0.0), domain=((-2.0, 2.0),))
 
 
 def plain_saddle() -> FunctionRecipe:
     """x² − y² at the origin."""
-    return FunctionRecipe(lambda x: x[0].square() - x[1].square(), _point(0.0, 0.0))
+    return FunctionRecipe(
+        lambda x: x[0].square() - x[1].square(), _point(0.0, 0.0), domain=((-1.0, 1.0), (-1.0, 1.0))
+    )
 
 
 def tanh() -> FunctionRecipe:
     """The hyperbolic tangent at 4, where its gradient has all but vanished."""
-    return FunctionRecipe(lambda x: torch.tanh(x).sum(), _point(4.0), lr=0.1)
+    return FunctionRecipe(lambda x: torch.tanh(x).sum(), _point(4.0), lr=0.1, domain=((-2.0, 5.0),))
 
 
 def rosenbrock() -> FunctionRecipe:
     """H. H. Rosenbrock's banana valley (1960, The Computer Journal 3) at its usual starting point."""
     return FunctionRecipe(
-        lambda x: (1 - x[0]).square() + 100 * (x[1] - x[0].square()).square(), _point(-1.2, 1.0)
+        lambda x: (1 - x[0]).square() + 100 * (x[1] - x[0].square()).square(),
+        _point(-1.2, 1.0),
+        domain=((-2.0, 2.0), (-1.0, 3.0)),
     )
 
 

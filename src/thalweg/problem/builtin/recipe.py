@@ -25,8 +25,18 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class FunctionRecipe:
-    """A plain function and the point in question (float64)."""
+    """A plain function and the point in question (float64).
+
+    Attributes:
+        function: of a tensor shaped like ``start``.
+        start: the point.
+        lr: the step size that gradient descent uses on it.
+        domain: where to look at it, low and high of each coordinate.
+        risk: what the function is an estimate of, drawn beside it.
+    """
 
     function: Callable[[Tensor], Tensor]
     start: Tensor
     lr: float | None = None
+    domain: tuple[tuple[float, float], ...] | None = None
+    risk: Callable[[Tensor], Tensor] | None = None

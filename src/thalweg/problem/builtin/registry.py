@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
@@ -54,6 +54,8 @@ class _Makeable(Protocol):
         *,
         name: str | None = None,
         lr: float | None = None,
+        domain: Sequence[tuple[float, float]] | None = None,
+        risk: Callable[[Tensor], Tensor] | None = None,
     ) -> Self: ...
 
 
@@ -122,7 +124,9 @@ def build(make: type[P], name: str, seed: int) -> P:
     with _plain_conditions():
         recipe = _PROBLEMS[name][1](seed)
     if isinstance(recipe, FunctionRecipe):
-        return make.from_function(recipe.function, recipe.start, name=name, lr=recipe.lr)
+        return make.from_function(
+            recipe.function, recipe.start, name=name, lr=recipe.lr, domain=recipe.domain, risk=recipe.risk
+        )
     return make(
         recipe.model, recipe.loss, recipe.train, recipe.heldout, name=name, optimizer=recipe.optimizer
     )
