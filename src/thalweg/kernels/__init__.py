@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.kernels.convolutional import cntk
+from thalweg.kernels.convolutional import cntk, cntk_depths
 from thalweg.kernels.fully_connected import ntk
 
-__all__ = ["cntk", "ntk"]
+__all__ = ["cntk", "cntk_depths", "ntk"]
