@@ -18,7 +18,7 @@ from thalweg.kernels.networks import Network
 from thalweg.kernels.packing import Plan, aligned, plan, records
 from thalweg.kernels.tiles import run_tiles
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "pairs_in_blocks"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -59,13 +59,13 @@ def evaluate(
             for b in range(a if symmetric else 0, len(right), STRIP):
                 others = right[b : b + STRIP]
                 strips = _Strips(network, tables, some, others, mine, records(network, others, dtype))
-                i, j = _pairs(len(some), len(others), symmetric and a == b)
+                i, j = pairs_in_blocks(len(some), len(others), symmetric and a == b)
                 for start in range(0, len(i), ROUND):
                     part = slice(start, start + ROUND)
                     yield i[part] + a, j[part] + b, _round(strips, i[part], j[part], pool, threads)
 
 
-def _pairs(n: int, m: int, symmetric: bool) -> tuple[Ints, Ints]:
+def pairs_in_blocks(n: int, m: int, symmetric: bool) -> tuple[Ints, Ints]:
     """Return all pairs, those of a few images one after another."""
     i, j = np.divmod(np.arange(n * m), max(m, 1))
     if symmetric:
