@@ -188,11 +188,12 @@ def _kernels(
         return evaluate(network, left, right, symmetric, grids, dtype, threads)
 
     # The kernel of positive multiples is the multiple of the kernel; so no image is too dark for float32.
-    sizes = [root_mean_square(images) for images in (first, second)]
-    left, right = (
-        images / np.where(size > 0, size, 1)[:, None, None, None]
-        for images, size in zip((first, second), sizes, strict=True)
-    )
+    def scaled(images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        size = root_mean_square(images)
+        return size, images / np.where(size > 0, size, 1)[:, None, None, None]
+
+    left_size, left = scaled(first)
+    right_size, right = (left_size, left) if symmetric else scaled(second)
     mirrored = [right, right[..., ::-1]] if flips else [right]
     found = np.zeros((len(depths), len(first), len(second)), dtype)
     done, num_pairs = 0, len(first) * (len(first) + 1) // 2 if symmetric else len(first) * len(second)
@@ -203,7 +204,7 @@ def _kernels(
                 values = (
                     sums[:, h, 1] if kind == "nngp" else sums[:, h, 0] + network.scales[-1] * sums[:, h, 1]
                 )
-                found[d, i, j] += values * sizes[0][i] * sizes[1][j] / len(mirrored)
+                found[d, i, j] += values * left_size[i] * right_size[j] / len(mirrored)
             done += len(i)
             progress.advance(done, num_pairs * len(mirrored))
     if symmetric:
