@@ -19,6 +19,7 @@ WIDTH = 32  # columns of a block come in so many: four vectors of float64, whose
 ROWS = 4  # rows of a block come in so many, to use each column more than once
 DEEP = 256  # terms of the products whose columns stay in the first cache
 
+# As in tiles.py, the cache sees changes of this file only.
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
