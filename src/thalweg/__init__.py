@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.version import __version__
 
 if TYPE_CHECKING:
-    from thalweg import optim
+    from thalweg import completion, optim
     from thalweg.curvature.density import Density, density
     from thalweg.curvature.sharpness import Sharpness, sharpness
     from thalweg.curvature.spectrum import Spectrum, spectrum
@@ -70,6 +70,7 @@ __all__ = [
     "Trajectory",
     "Verdict",
     "__version__",
+    "completion",
     "density",
     "diagnose",
     "escape",
@@ -84,8 +85,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "optim":
-        return importlib.import_module("thalweg.optim")
+    if name in {"completion", "optim"}:
+        return importlib.import_module(f"thalweg.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
     state = random.getstate()

@@ -44,8 +44,8 @@ class Centre:
 def centre_of(observations: Observations, kind: Centring | None) -> Centre:
     """Fit the additive part.
 
-    "bias" minimises Σ(y − μ − bᵢ − cⱼ)² + d·(Σbᵢ² + Σcⱼ²) with d = 5 by alternation: a row with few entries keeps
-    near the mean ([koren2009], eq. 3–5). Multiplying the values by a constant multiplies the result.
+    "bias" minimises Σ(y − μ − bᵢ − cⱼ)² + d·(Σbᵢ² + Σcⱼ²) with d = 5 by alternation: a row with few entries
+    keeps near the mean ([koren2009], eq. 3). Multiplying the values by a constant multiplies the result.
 
     Cost: at most 100 passes over the entries.
     """

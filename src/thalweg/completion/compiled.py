@@ -23,7 +23,8 @@ def compiled(function: _F) -> _F:
     """
     for cache in (True, False):
         try:
-            made: _F = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=cache)(function)
+            wrap: Any = numba.njit(nogil=True, fastmath=_FAST, error_model="numpy", cache=cache)
+            made: _F = wrap(function)
         except RuntimeError:  # numba: no locator available
             if not cache:
                 raise

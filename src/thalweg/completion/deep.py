@@ -17,45 +17,47 @@ from thalweg.completion.estimator import Completion, require, require_clip
 from thalweg.completion.factors import Factors, Start, effective_rank, initial
 from thalweg.completion.folds import EntryKFold
 from thalweg.completion.observations import Duplicates, Observations
-from thalweg.completion.parallel import Task, run_all
 from thalweg.completion.polish import polished
-from thalweg.progress import Progress
 
 __all__ = ["DeepMatrixFactorization"]
 
 _Array = NDArray[Any]
 
 _ENOUGH_HELD_OUT = 10  # entries; the error of fewer says nothing
-_MORE = 1.5  # the second descent may take so many times the steps of the first
+_MORE = 2  # the second descent may take so many times the steps of the first
 
 
 class DeepMatrixFactorization(Completion):
     """Complete a matrix by descending on W = W_N ⋯ W_1 from a small start ([arora2019]).
 
     There is no penalty and no rank to choose: from a small start the singular values of W grow one after the
-    other, the deeper the product the more sharply so, and descent arrives at a matrix of low rank. Depth 3 recovers
-    nearly noiseless tables from 1.5 to 3 entries per degree of freedom, where the nuclear norm fails; above that
-    both do. On noisy tables, ratings above all, depth 2 is better (docs/completion.md).
+    other, the deeper the product the more sharply so, and descent arrives at a matrix of low rank; not at one
+    of smallest norm, for every norm may grow without bound ([razin2020]). Depth 3
+    recovers nearly noiseless tables from 1.5 to 3 entries per degree of freedom, where the nuclear norm
+    fails; above that both do. On noisy tables, ratings above all, depth 2 is better (docs/completion.md).
 
-    A tenth of the entries is held out first and says when to stop; then all entries are descended on, from the same
-    start, down to the training error that was best.
+    A tenth of the entries is held out first and says when to stop; then all entries are descended on, from
+    the same start, down to the training error that was best.
 
     Args:
         depth: N, at least 2.
         rank_cap: width of the hidden layers, an upper bound of the rank; None for the full width min(n₁, n₂).
         init_scale: singular values of the product at the start, relative to entries of root mean square 1.
         init: "balanced", orthonormal factors of one size, or "gaussian", as in the paper.
-        optimizer: "ngd", the gradient over the average of its norm; "gd" and "adam" for study. Adam is faster than
-            "ngd" at a fixed rate and ends at a worse matrix.
-        learning_rate: "auto", which also shrinks it when the error rises; or a fixed number, for entries of size 1.
+        optimizer: "ngd", the gradient over the average of its norm; "gd" and "adam" for study. Adam is faster
+            than "ngd" at a fixed rate and ends at a worse matrix.
+        learning_rate: "auto", which also shrinks it when the error rises; or a fixed number, for entries of
+            size 1.
         max_iter: steps at most.
         tol: mean squared error, relative to that of the centred entries, at which to stop.
         center: take off "bias" (effects of rows and columns), the "mean", or nothing (None).
-        early_stopping: hold entries out to say when to stop. Without it, ``tol`` alone does: for noiseless data.
+        early_stopping: hold entries out to say when to stop. Without it, ``tol`` alone does: for noiseless
+            data.
         validation_fraction: share of the entries that is held out.
-        patience: stop when the held-out error has not been better for half of the steps so far and this many.
-        polish: read the rank at the largest gap of the singular values, finish by alternating least squares at that
-            rank, and keep the result if the held-out error is less; needs ``early_stopping``.
+        patience: stop when the held-out error has not been better for so many steps, or is a quarter above
+            it.
+        polish: read the rank at the largest gap of the singular values, finish by alternating least squares
+            at that rank, and keep the result if the held-out error is less; needs ``early_stopping``.
         clip: (lowest, highest) prediction, for ratings.
         duplicates: "refuse" or "mean", for triplets and sparse matrices.
         dtype: "float64"; "float32" halves the memory and is faster on large tables.
@@ -66,14 +68,15 @@ class DeepMatrixFactorization(Completion):
         effective_rank_: exp of the entropy of the singular values.
         n_iter_: steps of the last descent.
         stop_reason_: what ended it.
-        descent_: what the first descent, the one with entries held out, went through; without early stopping, the
-            only one.
-        validation_rmse_: the error at the entries held out, of the first descent; NaN without any. It chose when to
-            stop and is a little low for that.
+        descent_: what the first descent, the one with entries held out, went through; without early stopping,
+            the only one.
+        validation_rmse_: the error at the entries held out, of the first descent; NaN without any. It chose
+            when to stop and is a little low for that.
         polished_: whether the polished result was kept.
         and those of `Completion`.
 
-    Cost: per step 6·m·h + O((n₁+n₂)·h² + N·h³) multiplications for m entries and width h; memory for the entries and
+    Cost: per step 6·m·h + O((n₁+n₂)·h² + N·h³) multiplications for m entries and width h; memory for the
+        entries and
     a few times the factors, never for the matrix.
     """
 
@@ -86,12 +89,12 @@ class DeepMatrixFactorization(Completion):
         init: Start = "balanced",
         optimizer: Optimizer = "ngd",
         learning_rate: float | Literal["auto"] = "auto",
-        max_iter: int = 5000,
+        max_iter: int = 20_000,
         tol: float = 1e-6,
         center: Centring | None = "bias",
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        patience: int = 300,
+        patience: int = 1000,
         polish: bool = False,
         clip: tuple[float, float] | None = None,
         duplicates: Duplicates = "refuse",
@@ -110,7 +113,7 @@ class DeepMatrixFactorization(Completion):
         for name in ("depth", "max_iter", "patience"):
             least = 2 if name == "depth" else 1
             value = getattr(self, name)
-            good = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             hint = "; depth 1 never changes what was not observed" if name == "depth" else ""
             require(good, name, f"an integer from {least} on{hint}", value)
         cap, rate = self.rank_cap, self.learning_rate
@@ -134,19 +137,14 @@ class DeepMatrixFactorization(Completion):
             "duplicates": ("refuse", "mean"),
         }.items():
             value = getattr(self, name)
-            require(value in choices, name, " or ".join(map(repr, choices)), value)
+            require(bool(value in choices), name, " or ".join(map(repr, choices)), value)
         require_clip(self.clip)
 
     def _factorise(
-        self, entries: Observations, progress: Progress | None
+        self, entries: Observations, share: Callable[[float], None], stop: threading.Event
     ) -> tuple[_Array, _Array, _Array]:
-        def task(share: Callable[[float], None], stop: threading.Event) -> Factors:
-            return self._fitted(entries, share, stop)
-
-        tasks: list[Task[Factors]] = [task]
-        (factors,) = run_all(tasks, progress=progress)
-        self.factors_ = factors
-        u, sigma, v = factors.decomposed()
+        self.factors_ = _without_start(self._fitted(entries, share, stop), entries)
+        u, sigma, v = self.factors_.decomposed()
         self.effective_rank_ = effective_rank(sigma)
         return u, sigma, v
 
@@ -210,3 +208,11 @@ class DeepMatrixFactorization(Completion):
             return entries, None
         fold = EntryKFold(folds, random_state=seed).assigned(entries.rows)
         return entries.part(fold != 0), entries.part(fold == 0)
+
+
+def _without_start(factors: Factors, entries: Observations) -> Factors:
+    """Clear the rows and columns without entries: they are still where they began, and that says nothing."""
+    left, right = factors.left.copy(), factors.right.copy()
+    left[np.bincount(entries.rows, minlength=len(left)) == 0] = 0
+    right[np.bincount(entries.columns, minlength=len(right)) == 0] = 0
+    return Factors(left, right, factors.middle)

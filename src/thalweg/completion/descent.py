@@ -39,7 +39,9 @@ _CHUNK = 10  # steps between two looks
 _GROWTH = 1.04  # snapshots come at steps that grow by this factor ...
 _APART = 10  # ... and are at least so far apart
 _KEPT_VALUES = 16  # singular values kept in a snapshot
-_BETTER = 1e-4  # a held-out error must fall by this share to count as better
+_OVERFITTED = 1.25  # times the lowest held-out error: nothing better comes after that ...
+_LEARNED = 0.9  # ... once that was so much of the first one
+_BETTER = 1e-3  # a held-out error must fall by this share to count as better
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def loss_and_gradient(factors: Factors, observations: Observations) -> tuple[flo
 def automatic_rate(optimizer: Optimizer, observations: Observations, depth: int) -> float:
     """Return the learning rate for entries of size 1.
 
-    Normalised steps: a small share of √N·(n₁n₂)^{1/2N}, the distance that the factors have to go when they share
+    Normalised steps: a small share of √N·(n₁n₂)^{1/2N}, the distance that the factors have to go when they
+        share
     the matrix's norm equally. Plain steps: a quarter of 2/λmax at a balanced minimum, where λmax is at most
     N·σ₁^{2−2/N}·2/m, with σ₁ estimated by the observed entries, filled up with zeros and scaled.
     """
@@ -148,25 +151,30 @@ def descend(
     learning_rate: float | None = None,
     max_steps: int = 5000,
     tol: float = 1e-6,
-    patience: int = 300,
+    patience: int = 1000,
     level: float = 0.0,
     advanced: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Descended:
     """Descend from ``start`` on the mean squared error over the observed entries, which should be of size 1.
 
-    "ngd" takes g/(√v + 10⁻⁴) times the rate, v the bias-corrected moving average (0.99) of the squared norm of
-    the whole gradient: the paper's optimiser ([arora2019], appendix). "gd" and "adam" are as everywhere. Without
-    a ``learning_rate`` one is chosen (`automatic_rate`), and it shrinks whenever the loss has risen over 25 steps.
+    "ngd" takes g/(√v + 10⁻⁴) times the rate, v the bias-corrected moving average (0.99) of the squared norm
+    of
+    the whole gradient: the paper's optimiser ([arora2019]). "gd" and "adam" are as everywhere.
+        Without
+    a ``learning_rate`` one is chosen (`automatic_rate`), and it shrinks whenever the loss has risen over 25
+    steps.
 
     Args:
         start: left as they are.
         observations: to descend on.
         heldout: entries that say when to stop.
-        optimizer, learning_rate: see above.
+        optimizer: see above.
+        learning_rate: see above.
         max_steps: at most so many.
         tol: stop at this mean squared error.
-        patience: stop when the held-out error has been no better for half of the steps taken plus this many.
+        patience: stop when the held-out error has been no better for so many steps, or is a quarter above its
+            lowest. On a plateau it may rise by a seventh, and wait 900 steps, before it falls again.
         level: a further error to stop at, reached by "level" instead of "tolerance".
         advanced: told the steps taken, now and then.
         stop: looked at between compiled chunks; when it is set, KeyboardInterrupt is raised.
@@ -174,7 +182,8 @@ def descend(
     Raises:
         NumericalError: when the loss is not finite.
 
-    Cost: per step 6·m·h + O((n₁+n₂)·h² + N·h³) multiplications; memory for the factors three times (Adam: five).
+    Cost: per step 6·m·h + O((n₁+n₂)·h² + N·h³) multiplications; memory for the factors three times (Adam:
+        five).
     """
     automatic = learning_rate is None
     rate = automatic_rate(optimizer, observations, start.depth) if learning_rate is None else learning_rate
@@ -184,7 +193,7 @@ def descend(
         running.look()
         if stopped is None and running.step >= max_steps:
             stopped = "steps"
-        if stopped is None and heldout is not None and running.step > 1.5 * running.best_step + patience:
+        if stopped is None and running.is_past_its_best(patience):
             stopped = "held-out"
         if running.step >= running.due or stopped is not None:
             running.take_snapshot()
@@ -222,7 +231,7 @@ class _Running:
         self.state[RATE], self.state[DECAY] = rate, float(automatic)
         self.rate, self.automatic = rate, automatic
         self.best, self.best_step, self.lowest = self.theta, 0, math.inf
-        self.seen, self.due = math.nan, 0
+        self.seen, self.first_seen, self.due = math.nan, math.nan, 0
         self.snapshots: list[Snapshot] = []
 
     @property
@@ -234,8 +243,17 @@ class _Running:
         if self.check is None:
             return
         self.seen = self.check.mean_squared_error(self.factors)
+        if self.step == 0:
+            self.first_seen = self.seen
         if self.seen < self.lowest * (1 - _BETTER):
             self.best, self.best_step, self.lowest = self.theta.copy(), self.step, self.seen
+
+    def is_past_its_best(self, patience: int) -> bool:
+        """Say whether going on will not lower the held-out error any more."""
+        if self.check is None:
+            return False
+        learned = self.lowest < _LEARNED * self.first_seen
+        return self.step - self.best_step > patience or (learned and self.seen > _OVERFITTED * self.lowest)
 
     def take_snapshot(self) -> None:
         loss = gradient(self.theta, self.slope, self.sizes, *self.entries.arrays)

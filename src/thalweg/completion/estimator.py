@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from thalweg.completion.centring import Centre, Centring, centre_of
 from thalweg.completion.folds import is_pairs
 from thalweg.completion.graph import ObservationGraph, observation_graph
-from thalweg.completion.observations import Duplicates, Observations, observed
+from thalweg.completion.observations import Duplicates, Observations, dense_matrix, observed
+from thalweg.completion.parallel import Task, run_all
 from thalweg.errors import InputError
 from thalweg.progress import Progress
 
@@ -59,9 +62,9 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
         """Learn from the observed entries of X.
 
         Args:
-            X: a matrix or pandas frame (n₁, n₂) with NaN where it is unknown; a scipy sparse matrix, whose stored
-                entries are observed, zeros too; Observations; a tuple (rows, columns, values); or, if ``y`` is
-                given, positions (m, 2) of integers.
+            X: a matrix or pandas frame (n₁, n₂) with NaN where it is unknown; a scipy sparse matrix, whose
+                stored entries are observed, zeros too; Observations; a tuple (rows, columns, values); or, if
+                ``y`` is given, positions (m, 2) of integers.
             y: the values (m,) at the positions X; ignored where X is a matrix.
             progress: told what is done.
 
@@ -72,16 +75,23 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
             InputError: for settings or entries that cannot be used; it says which.
             NumericalError: when the descent diverges.
         """
-        if is_pairs(X, y):
-            pairs = np.asarray(X)
-            entries = Observations.from_triplets(pairs[:, 0], pairs[:, 1], y, duplicates=self.duplicates)
-        else:
-            entries = observed(X, duplicates=self.duplicates)
+        entries = self._entries(X, y)
         self._check()
         if sparse.issparse(X) or (hasattr(X, "shape") and not is_pairs(X, y)):
             validate_data(self, X, skip_check_array=True)  # counts and names the columns
-        else:
-            self.n_features_in_ = entries.shape[1]
+        tasks: list[Task[Self]] = [lambda share, stop: self.learn(entries, share, stop)]
+        run_all(tasks, progress=progress)
+        return self
+
+    def learn(self, entries: Observations, share: Callable[[float], None], stop: threading.Event) -> Self:
+        """Fit on the calling thread: what `fit` does once its input is checked, for runs of many fits.
+
+        Args:
+            entries: to learn from.
+            share: told which share is done.
+            stop: when set, KeyboardInterrupt is raised.
+        """
+        self.n_features_in_ = entries.shape[1]
         self.graph_ = observation_graph(entries)
         self.centre_ = centre_of(entries, self.center)
         rest = entries.values - self.centre_.at(entries.rows, entries.columns)
@@ -90,7 +100,7 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
             self.scale_ = 0.0
             self._is_nothing(entries)
             return self
-        parts = self._factorise(entries.with_values(rest / self.scale_), progress)
+        parts = self._factorise(entries.with_values(rest / self.scale_), share, stop)
         self.left_, sigma, self.right_ = parts
         self.singular_values_ = sigma * self.scale_
         self.rank_ = int(np.sum(sigma >= _RANK_SHARE * sigma[0])) if len(sigma) and sigma[0] > 0 else 0
@@ -99,7 +109,8 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Predict the entries at positions X (m, 2) of integers.
 
-        Rows and columns that were not seen get what centring says of them: the mean, or the effect of the other.
+        Rows and columns that were not seen get what centring says of them: the mean, or the effect of the
+            other.
         """
         check_is_fitted(self)
         pairs = np.asarray(X)
@@ -125,13 +136,9 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
         return self._clipped(self.centre_.dense() + (self.left_ * self.singular_values_) @ self.right_.T)
 
     def fit_transform(self, X: Any, y: Any = None, **options: Any) -> NDArray[np.float64]:
-        """Fit, and return the matrix (n₁, n₂) with the observed entries as they are and the others predicted."""
+        """Fit, and return the matrix (n₁, n₂), observed entries as they are and the others predicted."""
         self.fit(X, y, **options)
-        entries = (
-            Observations.from_triplets(*np.asarray(X).T, y, duplicates=self.duplicates)
-            if is_pairs(X, y)
-            else observed(X, duplicates=self.duplicates)
-        )
+        entries = self._entries(X, y)
         filled = self.completed()
         filled[entries.rows, entries.columns] = entries.values
         return filled
@@ -139,10 +146,10 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Complete rows of the same columns, whether they were in what was fitted or not.
 
-        Each row of X (k, n₂) is placed among the fitted ones by ridge regression of its observed entries on the
-        fitted columns, with a penalty of a thousandth of their mean square.
-        Observed entries stay; a row without any becomes what centring says. To complete the fitted matrix itself,
-        `fit_transform` or `completed` are the better way: they use each row's own factors.
+        Each row of X (k, n₂) is placed among the fitted ones by ridge regression of its observed entries on
+        the fitted columns, with a penalty of a thousandth of their mean square.
+        Observed entries stay; a row without any becomes what centring says. To complete the fitted matrix
+        itself, `fit_transform` or `completed` are the better way: they use each row's own factors.
         """
         check_is_fitted(self)
         if sparse.issparse(X):
@@ -150,12 +157,8 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
             dense = np.full(entries.shape, np.nan)
             dense[entries.rows, entries.columns] = entries.values
         else:
-            if np.isinf(np.asarray(X, dtype=np.float64)).any():
-                raise InputError("NaN or inf: NaN marks what is missing, inf cannot be used")
-            dense = np.array(np.asarray(X, dtype=np.float64))
+            dense = dense_matrix(X).copy()
         validate_data(self, X, reset=False, skip_check_array=True)
-        if dense.ndim != 2:
-            raise InputError("this is not a matrix", got=str(dense.shape), hint="Reshape your data")
         features = self.right_ * (self.singular_values_ / np.sqrt(max(self.graph_.shape[0], 1)))
         for row in dense:
             _fill(row, self.centre_, features, self.clip)
@@ -164,15 +167,19 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
     def score(self, X: Any, y: Any = None) -> float:
         """Return minus the root mean squared error at entries: positions X (m, 2) with values y, or a matrix.
 
-        Of a matrix (of the fitted shape) the observed entries count. More is better, as scikit-learn wants it.
+        Of a matrix (of the fitted shape) the observed entries count. More is better, as scikit-learn wants
+        it.
         """
         check_is_fitted(self)
-        if is_pairs(X, y):
-            pairs, values = np.asarray(X), np.asarray(y, dtype=np.float64)
-        else:
-            entries = observed(X, duplicates=self.duplicates)
-            pairs, values = np.stack([entries.rows, entries.columns], axis=1), entries.values
-        return -float(np.sqrt(np.mean((self.predict(pairs) - values) ** 2)))
+        entries = self._entries(X, y)
+        pairs = np.stack([entries.rows, entries.columns], axis=1)
+        return -float(np.sqrt(np.mean((self.predict(pairs) - entries.values) ** 2)))
+
+    def _entries(self, X: Any, y: Any) -> Observations:
+        if not is_pairs(X, y):
+            return observed(X, duplicates=self.duplicates)
+        pairs = np.asarray(X)
+        return Observations.from_triplets(pairs[:, 0], pairs[:, 1], y, duplicates=self.duplicates)
 
     @abstractmethod
     def _check(self) -> None:
@@ -180,7 +187,7 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
 
     @abstractmethod
     def _factorise(
-        self, entries: Observations, progress: Progress | None
+        self, entries: Observations, share: Callable[[float], None], stop: threading.Event
     ) -> tuple[_Array, _Array, _Array]:
         """Return U, σ, V of a matrix that fits entries of root mean square 1."""
 
@@ -201,7 +208,7 @@ class Completion(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type
 
 
 def _fill(row: _Array, centre: Centre, features: _Array, clip: tuple[float, float] | None) -> None:
-    """Complete one row in place; ``features`` (n₂, h) are scaled so that fitted rows have coefficients of size 1."""
+    """Complete one row in place; with ``features`` (n₂, h) fitted rows have coefficients of size 1."""
     missing = np.isnan(row)
     if not missing.any():
         return

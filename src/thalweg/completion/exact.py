@@ -52,11 +52,11 @@ def least_nuclear_norm(
     advanced: Callable[[float], None] | None = None,
     stop: threading.Event | None = None,
 ) -> LeastNorm:
-    """Minimise ‖X‖_* subject to X_ij = y_ij at every observed entry ([candes2009], eq. 1.3).
+    """Minimise ‖X‖_* subject to X_ij = y_ij at every observed entry ([candes2009]).
 
-    Alternating directions ([boyd2011], §3 with over-relaxation and adaptive penalty) on ‖Z‖_* + [X agrees], Z = X.
-    The multiplier is zero off the observed entries; divided by its spectral norm it is a feasible point λ of the
-    dual max ⟨y, λ⟩, ‖λ‖ ≤ 1, and gives the bound.
+    Alternating directions ([boyd2011], §3 with over-relaxation and adaptive penalty) on ‖Z‖_* + [X agrees], Z
+    = X. The multiplier is zero off the observed entries; divided by its spectral norm it is a feasible point
+    λ of the dual max ⟨y, λ⟩, ‖λ‖ ≤ 1, and gives the bound.
 
     Args:
         observations: y; of size about 1.

@@ -80,9 +80,10 @@ class Factors:
         return np.asarray(np.linalg.svd(outer[0] @ self.core() @ outer[1].T, compute_uv=False))
 
     def imbalance(self) -> float:
-        """Return max_j ‖W_{j+1}ᵀW_{j+1} − W_jW_jᵀ‖_F / max_j ‖W_jW_jᵀ‖_F ([arora2019], eq. 5).
+        """Return max_j ‖W_{j+1}ᵀW_{j+1} − W_jW_jᵀ‖_F / max_j ‖W_jW_jᵀ‖_F (balancedness of [arora2019], §3).
 
-        Constant under gradient flow, 0 from a balanced start; with steps it drifts in proportion to their length.
+        Constant under gradient flow, 0 from a balanced start; with steps it drifts in proportion to their
+        length.
         """
         left, right, middle = (part.astype(np.float64) for part in (self.left, self.right, self.middle))
         inner = [right.T @ right, *(w @ w.T for w in middle)]  # W_jW_jᵀ for j = 1 … N−1

@@ -23,9 +23,9 @@ _Array = NDArray[Any]
 class EntryKFold:
     """K folds over the observed entries of a matrix, with the interface of scikit-learn's splitters.
 
-    scikit-learn's `KFold` splits rows: a model of a matrix knows nothing of a row that it has never seen, so that
-    measures something else. Here each row's entries are spread over all the folds as evenly as they can be, and
-    no fold holds more than one entry more than another.
+    scikit-learn's `KFold` splits rows: a model of a matrix knows nothing of a row that it has never seen, so
+    that measures something else. Here each row's entries are spread over all the folds as evenly as they can
+    be, and no fold holds more than one entry more than another.
 
     Args:
         n_splits: K, at least 2.
@@ -43,8 +43,8 @@ class EntryKFold:
         """Yield for each fold the indices of the entries to fit on and of those held out.
 
         Args:
-            X: what `observed` takes; the indices then count its entries by row and column. Or positions (m, 2)
-                of integers as `observed_pairs` returns them, with ``y`` their values.
+            X: what `observed` takes; the indices then count its entries by row and column. Or positions (m,
+                2) of integers as `observed_pairs` returns them, with ``y`` their values.
             y: values (m,), which only say that X holds positions.
             groups: ignored.
 
@@ -82,10 +82,10 @@ def is_pairs(X: Any, y: Any) -> bool:
 def mean_over_entries(values: _Array, rows: _Array, columns: _Array) -> Estimate:
     """Estimate the mean of one value an entry (m,), whose rows and columns may have effects of their own.
 
-    The entries of a row are alike, and those of a column, so that their number says too little about the error.
-    The variance is that of the row sums plus that of the column sums minus that of the entries ([cameron2011],
-    eq. 2.13), each with its factor k/(k−1); where that is less, the largest of the three. Student's t has as many
-    samples as the fewer of rows and columns.
+    The entries of a row are alike, and those of a column, so that their number says too little about the
+    error. The variance is that of the row sums plus that of the column sums minus that of the entries
+    ([cameron2011], §2), each with its factor k/(k−1); where that is less, the largest of the three.
+    Student's t has as many samples as the fewer of rows and columns.
     """
     values = np.asarray(values, dtype=np.float64)
     m = len(values)

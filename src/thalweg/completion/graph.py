@@ -15,8 +15,8 @@ from thalweg.report.document import Document, Facts, Headline, Note, significant
 
 __all__ = ["ObservationGraph", "degrees_of_freedom", "observation_graph"]
 
-# Measured on Gaussian factors without noise: below, no method recovers; from about three times on, the nuclear norm
-# alone is exact (docs/completion.md).
+# Measured on Gaussian factors without noise: below, no method recovers; from about three times on, the
+# nuclear norm alone is exact (docs/completion.md).
 WINDOW = (1.5, 3.0)
 
 
@@ -32,8 +32,8 @@ class ObservationGraph(Record):
     Attributes:
         shape: of the matrix.
         num_observed: entries m.
-        num_parts: connected parts, rows and columns without entries not counted. Between two parts nothing is known,
-            and descent falls back to something like the smallest nuclear norm ([bai2024]).
+        num_parts: connected parts, rows and columns without entries not counted. Between two parts nothing is
+            known, and descent falls back to something like the smallest nuclear norm ([bai2024]).
         largest_part: rows and columns of the largest part, as a share of those with entries.
         empty_rows, empty_columns: how many have no entry; only centring says anything about them.
         row_entries, column_entries: fewest, median and most entries of a row or column that has any.
@@ -58,12 +58,12 @@ class ObservationGraph(Record):
         return self.num_observed / max(degrees_of_freedom(min(rank, n1, n2), (n1, n2)), 1)
 
     def warnings(self, rank: int | None = None) -> tuple[str, ...]:
-        """Say in sentences what of the pattern stands in the way, at the ``rank`` that was found, if it is given."""
+        """Say in sentences what of the pattern stands in the way, at the ``rank`` if one is given."""
         said = []
         if self.num_parts > 1:
             said.append(
                 f"The observed entries fall into {self.num_parts:,} parts that share no row or column "
-                f"(the largest holds {self.largest_part:.0%}): entries that join two parts cannot be inferred."
+                f"(the largest holds {self.largest_part:.0%}): entries that join two parts cannot be known."
             )
         if self.empty_rows or self.empty_columns:
             said.append(
@@ -75,7 +75,7 @@ class ObservationGraph(Record):
             if per < WINDOW[0]:
                 said.append(
                     f"There are {significant(per)} entries per degree of freedom of rank {rank}; below "
-                    f"{WINDOW[0]} no method can be expected to recover such a matrix. Trust the held-out error alone."
+                    f"{WINDOW[0]} no method can be expected to recover it. Trust the held-out error alone."
                 )
             if min(self.row_entries[0], self.column_entries[0]) < rank:
                 said.append(
@@ -101,8 +101,8 @@ class ObservationGraph(Record):
             ("attainable rank", self._attainable()),
         )
         notes = (Note(text) for text in self.warnings())
-        blocks = (Headline(word, sentence, "good" if whole else "neutral"), Facts(rows), *notes)
-        return Document(f"Observation graph of {n1:,} × {n2:,}", blocks)
+        head = Headline(word, sentence, "good" if whole else "neutral")
+        return Document(f"Observation graph of {n1:,} × {n2:,}", (head, Facts(rows), *notes))
 
     def _attainable(self) -> str:
         rank = self.attainable_rank

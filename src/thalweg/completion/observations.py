@@ -11,7 +11,7 @@ from scipy import sparse
 
 from thalweg.errors import InputError
 
-__all__ = ["Duplicates", "Observations", "observed", "observed_pairs"]
+__all__ = ["Duplicates", "Observations", "dense_matrix", "observed", "observed_pairs"]
 
 Duplicates = Literal["refuse", "mean"]
 _Array = NDArray[Any]
@@ -83,14 +83,15 @@ class Observations:
         """Take positions counted from 0 and their values, each (m,).
 
         Args:
-            rows, columns: integers.
+            rows: integers.
+            columns: integers.
             values: real numbers.
             shape: of the matrix; without one, as large as the positions need.
             duplicates: "refuse" a position that comes twice, or take the "mean" of its values.
 
         Raises:
-            InputError: for nothing at all, different lengths, positions that are no integers or outside of the
-                shape, values that are not finite, and duplicates.
+            InputError: for nothing at all, different lengths, positions that are no integers or outside of
+                the shape, values that are not finite, and duplicates.
         """
         rows, columns = (_positions(name, given) for name, given in (("rows", rows), ("columns", columns)))
         values = _numbers(values)
@@ -130,7 +131,7 @@ class Observations:
         Raises:
             InputError: for what is not a matrix of real numbers, infinite values, and nothing observed.
         """
-        dense = _matrix(matrix)
+        dense = dense_matrix(matrix)
         rows, columns = np.nonzero(~np.isnan(dense))
         if not len(rows):
             raise InputError(
@@ -155,8 +156,8 @@ def observed(data: Any, *, duplicates: Duplicates = "refuse") -> Observations:
     """Return the observations that ``data`` holds.
 
     Args:
-        data: Observations; a matrix or a pandas frame with NaN where it is unknown; a scipy sparse matrix, whose
-            stored entries are observed, zeros too; or a tuple (rows, columns, values).
+        data: Observations; a matrix or a pandas frame with NaN where it is unknown; a scipy sparse matrix,
+            whose stored entries are observed, zeros too; or a tuple (rows, columns, values).
         duplicates: as in `Observations.from_triplets`.
 
     Raises:
@@ -198,7 +199,8 @@ def _numbers(given: Any) -> _Array:
         raise InputError("the values are not real numbers", got=str(error)[:160]) from error
 
 
-def _matrix(given: Any) -> _Array:
+def dense_matrix(given: Any) -> _Array:
+    """Return a matrix of floats, in which NaN is missing, or refuse what is none."""
     found = np.asarray(given)
     if found.ndim != 2:
         raise InputError(

@@ -23,8 +23,8 @@ def run_all(tasks: Sequence[Task[_T]], *, progress: Progress | None = None) -> l
     """Run the tasks on as many threads as torch uses, and return what they return, in their order.
 
     Args:
-        tasks: each is called with a function to tell the share of it that is done, and an event; when that is set
-            it should end with KeyboardInterrupt.
+        tasks: each is called with a function to tell the share of it that is done, and an event; when that is
+            set it should end with KeyboardInterrupt.
         progress: told how much of all the tasks is done.
 
     Raises:

@@ -78,11 +78,12 @@ def alternate(
     """Minimise ½Σ(left_i·right_j − y)² + penalty/2·(‖left‖² + ‖right‖²) in turns.
 
     Where the rank of the solution is less than the width, that is ½Σ(W − y)² + penalty·‖W‖_*
-    ([srebro2005], lemma 1; [hastie2015], lemma 6).
+    ([mazumder2010], lemma 6).
 
     Args:
         observations: y.
-        left, right: (n₁, h) and (n₂, h) to begin with; ``left`` is solved for first, so only ``right`` matters.
+        left: (n₁, h); it is solved for first, so that its values do not matter.
+        right: (n₂, h) to begin with.
         penalty: at least 0.
         max_sweeps: at most so many turns.
         tol: stop when a sweep changes the product's norm at the observed entries by less than this share.

@@ -1,8 +1,8 @@
 """The descent on a product of matrices: gradient by hand, optimisers, and the loop, compiled.
 
 The parameters of depth N lie in one vector θ: L (n₁, h), R (n₂, h), then the middle factors M_2 … M_{N−1}
-(h, h). The product is W = L·M_{N−1}⋯M_2·Rᵀ; in the paper's words W_N = L, W_1 = Rᵀ. Of W only the observed entries
-are ever computed.
+(h, h). The product is W = L·M_{N−1}⋯M_2·Rᵀ; in the paper's words W_N = L, W_1 = Rᵀ. Of W only the observed
+entries are ever computed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ _Array = NDArray[Any]
 
 NGD, GD, ADAM = 0, 1, 2
 # What a descent carries from step to step, beside θ and Adam's moments.
-STEP, RATE, DECAY, LOSS, _MEAN_SQUARE, _WINDOW, _BEFORE, NUM_STATE = range(8)
+STEP, RATE, DECAY, LOSS, _MEAN_SQUARE, _RISES, NUM_STATE = range(7)
 
 _MEMORY = 0.99  # of the mean square of the gradient's norm, as in the reference implementation
 _FLOOR = 1e-4  # added to its root, likewise
-_WINDOW_STEPS = 25  # the loss is compared over so many steps ...
-_SHRINK = 0.7  # ... and where it rose, the rate is multiplied by this
+# Where the loss rose at more than so many of so many steps, they are too long, and the rate is multiplied. Steps
+# that bounce between two walls of a valley would still descend, but amplify rounding until no run repeats another.
+_WINDOW_STEPS, _ALLOWED_RISES, _SHRINK = 25, 3, 0.7
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's
 
 
@@ -41,7 +42,7 @@ def _pass(
     into_left: _Array,
     into_right: _Array,
 ) -> float:
-    """Add rᵢⱼ·right[j] to into_left[i] and rᵢⱼ·left[i] to into_right[j] over the observed (i, j); return Σr²."""
+    """Add rᵢⱼ·right[j] to into_left[i], rᵢⱼ·left[i] to into_right[j] where observed; return Σr²."""
     width = left.shape[1]
     zero = left.dtype.type(0)  # in the precision of the data, or the loop would convert at every turn
     total = 0.0
@@ -86,7 +87,7 @@ def gradient(
     columns: _Array,
     values: _Array,
 ) -> float:
-    """Write the gradient of the mean squared error over the observed entries into ``slope``; return the error.
+    """Write the gradient of the mean squared error of the observed entries into ``slope``; return it.
 
     With B = R·Cᵀ, C the product of the middle factors, and G the sparse residual times 2/m: ∂L = G·B,
     ∂B = Gᵀ·L, ∂R = ∂B·C, ∂C = ∂Bᵀ·R, ∂M_k = (M_{N−1}⋯M_{k+1})ᵀ·∂C·(M_{k−1}⋯M_2)ᵀ.
@@ -177,13 +178,12 @@ def advance(
         square = 0.0
         for i in range(len(slope)):
             square += float(slope[i]) * float(slope[i])
+        state[_RISES] += loss > state[LOSS] > 0
         state[LOSS] = loss
         if not (loss > tol and loss < math.inf):
             return
         _move(theta, slope, first, second, state, optimizer, square)
-        if state[DECAY] > 0:
-            state[_WINDOW] += loss
-            if state[STEP] % _WINDOW_STEPS == 0:
-                if state[_WINDOW] > state[_BEFORE] and state[_BEFORE] > 0:
-                    state[RATE] *= _SHRINK
-                state[_BEFORE], state[_WINDOW] = state[_WINDOW], 0.0
+        if state[DECAY] > 0 and state[STEP] % _WINDOW_STEPS == 0:
+            if state[_RISES] > _ALLOWED_RISES:
+                state[RATE] *= _SHRINK
+            state[_RISES] = 0
