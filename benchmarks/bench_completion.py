@@ -3,11 +3,11 @@
     python benchmarks/bench_completion.py                    # under three minutes on two cores
     python benchmarks/bench_completion.py --html figure.html --seeds 3
 
-The truth is U·Vᵀ, 100 × 100, of rank 5, scaled to entries of root mean square 1; entries are observed uniformly
-without replacement. Errors are mean squares over the whole matrix, geometric means over the seeds with a 95 %
-interval of that mean, and the range. Nothing is centred, and nothing stops early, except where there is noise.
-Ends with exit code 1 where depth 3 is worse than 5e-5 on average, depth 2 leaves 5e-3 … 1e-1, or the nuclear norm
-leaves 0.03 … 0.08 (2,000 entries).
+The truth is U·Vᵀ, 100 × 100, of rank 5, scaled to entries of root mean square 1; entries are observed
+uniformly without replacement. Errors are mean squares over the whole matrix, geometric means over the
+seeds with a 95 % interval of that mean, and the range. Nothing is centred, and nothing stops early,
+except where there is noise. Ends with exit code 1 where depth 3 is worse than 5e-5 on average, depth 2
+leaves 5e-3 … 1e-1, or the nuclear norm leaves 0.03 … 0.08 (2,000 entries).
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def picture(told: dict[str, list[tuple[float, Errors]]]) -> Figure:
     return Figure(
         name="window",
         title="Where depth beats the nuclear norm",
-        alt="Error against entries per degree of freedom: depth 3 recovers from 1.5, the nuclear norm from 3.",
+        alt="Error against entries per degree of freedom: depth 3 recovers from 1.5, the norm from 3.",
         panels=(plot,),
         caption="Geometric means over seeds with 95 % intervals; depth 3 ends at its tolerance of 1e-6.",
     )

@@ -3,10 +3,11 @@
     python benchmarks/bench_completion_size.py
     python benchmarks/bench_completion_size.py --largest 1000000
 
-Synthetic ratings: effects of users and films, rank 8, noise; as many rows and columns as tables of that size have.
-A pass is one step of depth 2 with rank cap 16 in float32 on one thread: loss, gradient and update over all entries.
-The first size is also fitted whole, centring, early stopping and the second descent included. Each size runs in a
-process of its own, so that its peak memory is its own; the process without data is taken off.
+Synthetic ratings: effects of users and films, rank 8, noise; as many rows and columns as tables of that
+size have. A pass is one step of depth 2 with rank cap 16 in float32 on one thread: loss, gradient and
+update over all entries. The first size is also fitted whole, centring, early stopping and the second
+descent included. Each size runs in a process of its own, so that its peak memory is its own; the process
+without data is taken off.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ def measure(m: int, whole: bool) -> dict[str, float]:
     start = initial(entries.shape, WIDTH, 2, scale=1e-3, start="balanced", seed=0, dtype="float32")
     taken = []
     for _ in range(3):
-        begun = time.perf_counter()
+        begun = time.process_time()
         descend(start, unit, max_steps=PASSES)
-        longer = time.perf_counter() - begun
-        begun = time.perf_counter()
+        longer = time.process_time() - begun
+        begun = time.process_time()
         descend(start, unit, max_steps=2 * PASSES)
-        taken.append((time.perf_counter() - begun - longer) / PASSES)  # without what is done once
+        taken.append((time.process_time() - begun - longer) / PASSES)  # without what is done once
     told: dict[str, float] = {
         "entries": len(entries),
         "seconds": float(np.median(taken)),
@@ -74,9 +75,9 @@ def measure(m: int, whole: bool) -> dict[str, float]:
         "memory": peak() - bare,
     }
     if whole:
-        begun = time.perf_counter()
+        begun = time.process_time()
         model = DeepMatrixFactorization(2, WIDTH, dtype="float32").fit(entries)
-        told |= {"fit": time.perf_counter() - begun, "steps": model.descent_.num_steps + model.n_iter_}
+        told |= {"fit": time.process_time() - begun, "steps": model.descent_.num_steps + model.n_iter_}
         told["rmse"] = model.validation_rmse_
     return told
 
@@ -99,8 +100,8 @@ def main() -> int:
         r = rows[-1]
         print(
             f"{r['entries']:12,.0f} entries   {1e3 * r['seconds']:9.1f} ms a pass, "
-            f"{1e9 * r['seconds'] / r['entries']:5.1f} ns an entry   peak {r['memory']:7.0f} MB over the bare "
-            f"process, {r['drawing']:.0f} MB of it to draw the data, which take {r['bytes']:.0f} MB",
+            f"{1e9 * r['seconds'] / r['entries']:5.1f} ns an entry   peak {r['memory']:7.0f} MB over the "
+            f"bare process, {r['drawing']:.0f} MB of it to draw the data, which take {r['bytes']:.0f} MB",
             flush=True,
         )
         if "fit" in r:

@@ -4,8 +4,9 @@
     python benchmarks/bench_completion_tables.py seattle gdp
     python benchmarks/bench_completion_tables.py --movielens ml-100k   # a folder or file of your own
 
-Five-fold cross-validation over the observed entries, the same folds for every method; root mean squared errors with
-95 % intervals that allow for rows and columns having effects of their own. The imputers run where they can.
+Five-fold cross-validation over the observed entries, the same folds for every method; root mean squared
+errors with 95 % intervals that allow for rows and columns having effects of their own. The imputers run
+where they can.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""The descent, held to finite differences, to dense products, and to what is known of the flow in closed form."""
+"""The descent, held to finite differences, to dense products, and to what is known of the flow in closed
+form."""
 
+import itertools
 import math
 
 import numpy as np
@@ -199,7 +201,7 @@ def test_plain_gradient_descent_converges_at_its_own_rate(depth):
     run = descend(begun, entries, optimizer="gd", max_steps=20_000, tol=1e-4)
     assert run.stopped == "tolerance"
     losses = [shot.loss for shot in run.snapshots]
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(losses, losses[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(losses))
     assert automatic_rate("gd", entries, depth) > 0
 
 
@@ -221,7 +223,7 @@ def test_adam_takes_the_steps_of_torch():
 
 def test_a_sweep_runs_every_combination_and_repeats_itself():
     truth, entries = low_rank((20, 16), 1, 0.6)
-    options = dict(depths=[2, 3], init_scales=[1e-2, 1e-3], seeds=[0, 1], truth=truth, rank_cap=4)
+    options = {"depths": [2, 3], "init_scales": [1e-2, 1e-3], "seeds": [0, 1], "truth": truth, "rank_cap": 4}
     first, again = (sweep(entries, **options) for _ in range(2))
     assert [(c.depth, c.init_scale, c.seed) for c in first.cells] == [
         (d, s, k) for d in (2, 3) for s in (1e-2, 1e-3) for k in (0, 1)

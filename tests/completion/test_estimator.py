@@ -1,4 +1,5 @@
-"""Both estimators: laws that hold whatever the data, sizes where good code breaks, scikit-learn's conventions."""
+"""Both estimators: laws that hold whatever the data, sizes where good code breaks, scikit-learn's
+conventions."""
 
 import math
 import pickle
@@ -61,7 +62,7 @@ def test_the_exact_norm_commutes_with_permutations_and_with_transposing():
     moved = NuclearNormCompletion(0, center=None).fit(dense[p][:, q]).completed()
     turned = NuclearNormCompletion(0, center=None).fit(dense.T).completed()
     assert moved == pytest.approx(plain[p][:, q], abs=1e-4)
-    assert turned.T == pytest.approx(plain, abs=1e-4)
+    assert pytest.approx(plain, abs=1e-4) == turned.T
 
 
 def test_depth_commutes_with_permutations_where_the_entries_decide():
@@ -298,7 +299,8 @@ def test_frames_keep_their_column_names():
 
 
 class Transforming(DeepMatrixFactorization):
-    """Without predict and score: they take positions of entries, not the matrices that the checks hand them."""
+    """Without predict and score: they take positions of entries, not the matrices that the checks hand
+    them."""
 
     predict = property()
     score = property()

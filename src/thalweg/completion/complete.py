@@ -139,8 +139,8 @@ class TableCompletion(Record):
         blocks.append(
             Note(
                 "Errors are root mean squares at entries that the method was not fitted to, with 95 % "
-                "intervals for new rows and columns like these. The last column is paired, in mean squares, positive "
-                "where the method is worse; "
+                "intervals for new rows and columns like these. The last column is paired, in mean squares, "
+                "positive where the method is worse; "
                 f"± is one standard error. {self.seconds:.1f} s"
             )
         )

@@ -26,8 +26,9 @@ STEP, RATE, DECAY, LOSS, _MEAN_SQUARE, _RISES, NUM_STATE = range(7)
 
 _MEMORY = 0.99  # of the mean square of the gradient's norm, as in the reference implementation
 _FLOOR = 1e-4  # added to its root, likewise
-# Where the loss rose at more than so many of so many steps, they are too long, and the rate is multiplied. Steps
-# that bounce between two walls of a valley would still descend, but amplify rounding until no run repeats another.
+# Where the loss rose at more than so many of so many steps, they are too long, and the rate is multiplied.
+# Steps that bounce between two walls of a valley would still descend, but amplify rounding until no run
+# repeats another.
 _WINDOW_STEPS, _ALLOWED_RISES, _SHRINK = 25, 3, 0.7
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's
 
