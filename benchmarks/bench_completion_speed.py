@@ -63,7 +63,7 @@ def reference(entries: Observations, seed: int) -> tuple[float, int, torch.Tenso
     while True:
         product = layers[2] @ layers[1] @ layers[0]
         loss = (product[at] - values).square().mean()
-        if float(loss) <= GOAL or step >= 10**6:
+        if float(loss.detach()) <= GOAL or step >= 10**6:
             return time.process_time() - begun, step, product.detach()
         slopes = torch.autograd.grad(loss, layers)
         step += 1

@@ -218,9 +218,9 @@ def _fill(row: _Array, centre: Centre, features: _Array, clip: tuple[float, floa
     coefficients = np.zeros(features.shape[1])
     if len(seen) and features.shape[1]:
         rest = seen - own
-        gram = known @ known.T
+        gram = known.T @ known
         noise = max(1e-3 * float(np.trace(gram)) / len(seen), 1e-300)
-        coefficients = known.T @ np.linalg.solve(gram + noise * np.eye(len(seen)), rest)
+        coefficients = np.linalg.solve(gram + noise * np.eye(len(gram)), known.T @ rest)
     filled = centre.overall + own + centre.column[missing] + features[missing] @ coefficients
     row[missing] = filled if clip is None else np.clip(filled, *clip)
 

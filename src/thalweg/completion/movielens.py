@@ -43,9 +43,17 @@ class Ratings:
 
 
 def is_movielens(path: str | os.PathLike[str]) -> bool:
-    """Say whether the file, or one in the folder, has the name of a MovieLens file of ratings."""
+    """Say whether this is a MovieLens file of ratings, or a folder with one.
+
+    By its name; a ``ratings.csv`` of other people's is told apart by its header.
+    """
     path = Path(path)
-    return path.name in _KINDS or (path.is_dir() and any((path / name).is_file() for name in _KINDS))
+    if path.is_dir():
+        return any(is_movielens(path / name) for name in _KINDS)
+    if path.name != "ratings.csv" or not path.is_file():
+        return path.name in _KINDS and path.is_file()
+    with path.open("rb") as file:
+        return file.readline(64).decode("utf-8-sig", errors="replace").lower().startswith("userid,movieid,")
 
 
 def load_movielens(path: str | os.PathLike[str], *, duplicates: Duplicates = "refuse") -> Ratings:

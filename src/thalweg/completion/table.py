@@ -239,7 +239,13 @@ def write_completed(table: Table, completed: Any, path: Path) -> bool:
             )
             file.flush()
             os.fsync(file.fileno())
-        os.link(draft, path)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: claim the name, then move there
+            path.touch(exist_ok=False)
+            draft.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}", got=error.strerror or str(error)) from error
     finally:
