@@ -215,12 +215,14 @@ def _fill(row: _Array, centre: Centre, features: _Array, clip: tuple[float, floa
     known, seen = features[~missing], row[~missing] - centre.overall - centre.column[~missing]
     # The row's own effect, damped as in the fit, then its coefficients.
     own = float(seen.sum() / (len(seen) + 5.0)) if len(seen) and np.any(centre.row) else 0.0
-    coefficients = np.zeros(features.shape[1])
+    coefficients: NDArray[np.float64] = np.zeros(features.shape[1])
     if len(seen) and features.shape[1]:
         rest = seen - own
         gram = known.T @ known
         noise = max(1e-3 * float(np.trace(gram)) / len(seen), 1e-300)
-        coefficients = np.linalg.solve(gram + noise * np.eye(len(gram)), known.T @ rest)
+        coefficients = np.asarray(
+            np.linalg.solve(gram + noise * np.eye(len(gram)), known.T @ rest), dtype=np.float64
+        )
     filled = centre.overall + own + centre.column[missing] + features[missing] @ coefficients
     row[missing] = filled if clip is None else np.clip(filled, *clip)
 
