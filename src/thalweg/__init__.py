@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.version import __version__
 
 if TYPE_CHECKING:
-    from thalweg import kernels, optim
+    from thalweg import completion, kernels, optim
     from thalweg.curvature.density import Density, density
     from thalweg.curvature.sharpness import Sharpness, sharpness
     from thalweg.curvature.spectrum_record import Spectrum, spectrum
@@ -82,6 +82,7 @@ __all__ = [
     "Trajectory",
     "Verdict",
     "__version__",
+    "completion",
     "density",
     "diagnose",
     "escape",
@@ -100,7 +101,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"kernels", "optim"}:
+    if name in {"completion", "kernels", "optim"}:
         return importlib.import_module(f"thalweg.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")

@@ -24,6 +24,7 @@ _VERBS = {
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "landscape": "Draw the loss around a point or between two: lines, planes, paths, critical points.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
+    "complete": "Fill the blanks of a table of low rank, and say how well.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }
