@@ -257,12 +257,10 @@ class Gram:
         if there != self.identity:
             known = there if isinstance(there, dict) else {}
             differ = [key for key, value in self.identity.items() if known.get(key) != value]
-            first = differ[0] if differ else "format"
             raise InputError(
                 f"the folder {str(self.folder)!r} holds the tiles of another matrix",
-                expected=f"{first} = {self.identity.get(first)}",
-                got=f"{first} = {known.get(first)}"
-                + (f"; {', '.join(differ[1:])} differ too" * (len(differ) > 1)),
+                expected=", ".join(_told(key, self.identity[key]) for key in differ),
+                got=", ".join(_told(key, known.get(key)) for key in differ),
                 hint="another folder; nothing was changed in this one",
             )
 
