@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import time
 from pathlib import Path
 
@@ -86,27 +87,38 @@ def mean_difference(a: Floats, b: Floats) -> Estimate:
     return Estimate(float(change.mean()), float(change.std(ddof=1) / np.sqrt(len(change))), len(change))
 
 
+def recorded(path: Path | None) -> dict[str, tuple[float, ...]]:
+    if path is None or not path.exists():
+        return {}
+    return {name: tuple(values) for name, values in map(json.loads, path.read_text().splitlines())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--only", type=int, help="the first so many sets")
+    parser.add_argument("--record", type=Path, help="JSON lines, one a set; those in it are not done again")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="begin no set after so many")
     arguments = parser.parse_args()
     stored = np.load(arguments.data / "uci_fd_le5000.npz", allow_pickle=False)
     with (arguments.data / "uci_ntk_svm_reference.csv").open() as file:
-        rows = list(csv.DictReader(file))[: arguments.only]
-    begun, table = time.perf_counter(), []
-    for row in rows:
-        name = row["dataset"]
+        rows = {row["dataset"]: row for row in csv.DictReader(file)}
+    begun, done = time.perf_counter(), recorded(arguments.record)
+    for name in sorted(rows.keys() - done.keys(), key=lambda name: len(stored[f"{name}/y"])):
+        if time.perf_counter() - begun > 60 * arguments.minutes:
+            break
         x, y = stored[f"{name}/X"], stored[f"{name}/y"]
         tune = (stored[f"{name}/tune0"], stored[f"{name}/tune1"])
         folds = [(stored[f"{name}/kfold{2 * k}"], stored[f"{name}/kfold{2 * k + 1}"]) for k in range(4)]
         found = kernels(x)
         svm, loo = by_the_protocol(found, y, tune, folds), by_leave_one_out(found, y, folds)
-        forest = float(row["fd_rf_caret"])
-        table.append((float(row["ntk_test_acc_4fold"]), 100 * svm, 100 * loo, forest))
-        told = "   ".join(f"{label} {value:6.2f}" for label, value in zip(COLUMNS, table[-1], strict=True))
+        published, forest = float(rows[name]["ntk_test_acc_4fold"]), float(rows[name]["fd_rf_caret"])
+        done[name] = (published, 100 * svm, 100 * loo, forest)
+        if arguments.record is not None:
+            with arguments.record.open("a") as file:
+                file.write(json.dumps([name, done[name]]) + "\n")
+        told = "   ".join(f"{label} {value:6.2f}" for label, value in zip(COLUMNS, done[name], strict=True))
         print(f"{name:34s} n {len(x):5d}   {told}", flush=True)
-    values = np.array(table)
+    values = np.array(list(done.values()))
     print(f"\n{len(values)} sets in {time.perf_counter() - begun:.0f} s; mean accuracy in %")
     print("   ".join(f"{label} {mean:.2f}" for label, mean in zip(COLUMNS, values.mean(0), strict=True)))
     for one, other in ((1, 0), (2, 0), (1, 3)):

@@ -92,7 +92,8 @@ class KernelDescent:
         """Return the training loss (t,) after each of ``steps``, (1/2n) Σ_i c_i(k)² (v_iᵀ r_0)²."""
         energy = np.sum((self.eigen.vectors.T @ self._residual()) ** 2, axis=1)
         n = len(energy)
-        return np.array([float(self.remaining(k) ** 2 @ energy) / (2 * n) for k in steps])
+        with np.errstate(over="ignore"):
+            return np.array([float(self.remaining(k) ** 2 @ energy) / (2 * n) for k in steps])
 
     def variance(
         self, cross: Floats, steps: float, *, nngp: Floats, nngp_cross: Floats, own: Floats
