@@ -15,12 +15,12 @@ import pytest
 from sklearn.gaussian_process.kernels import RBF
 
 import thalweg.kernels.room as room
-import thalweg.kernels.tiles as tiles
+import thalweg.kernels.tile_files as tiles
 from tests.kernels.tracing import dies, lines, nan_for_seven, numbered, traced, wrong_shape
 from thalweg.errors import InputError, NumericalError, ThalwegError
 from thalweg.kernels import Gram, ntk
 from thalweg.kernels.identity import describe_kernel
-from thalweg.kernels.tiles import DamagedTileError
+from thalweg.kernels.tile_files import DamagedTileError
 
 KERNEL = partial(ntk, depth=3)
 

@@ -63,6 +63,11 @@ class _KernelRidge(BaseEstimator):  # type: ignore[misc]
         self.kernel_params = kernel_params
         self.ridge = ridge
 
+    @property
+    def kernel_function(self) -> Kernel:
+        """The kernel in use, with its settings."""
+        return named_kernel(self.kernel, self.depth, self.kernel_params)
+
     def _validated(self, X: ArrayLike, **keywords: Any) -> Any:
         flat = self.kernel == "ntk"
         shape: dict[str, bool] = {} if flat else {"ensure_2d": False, "allow_nd": True}
@@ -76,7 +81,7 @@ class _KernelRidge(BaseEstimator):  # type: ignore[misc]
             )
         n = len(X)
         require_memory(4 * 8 * n * n, f"the kernel of {n:,} examples and its solution", hint="fewer examples")
-        self._function = named_kernel(self.kernel, self.depth, self.kernel_params)
+        self._function = self.kernel_function
         self.X_fit_ = X.copy()  # what is done to the caller's array later changes no prediction
         eigen = decompose(np.asarray(self._function(X)))
         self.ridge_choice_: RidgeChoice | None = None
@@ -154,6 +159,12 @@ class NTKClassifier(ClassifierMixin, _KernelRidge):  # type: ignore[misc]
         self.loo_score_ = float(np.mean(self._loo.argmax(axis=1) == index))
         return self
 
+    def left_out_predictions(self) -> NDArray[Any]:
+        """Return the label (n,) that the other training examples give each."""
+        check_is_fitted(self)
+        labels: NDArray[Any] = self.classes_[self._loo.argmax(axis=1)]
+        return labels
+
     def decision_function(self, X: ArrayLike) -> Floats:
         """Return the outputs (m, C); with two classes (m,), that of the second minus that of the first."""
         outputs = self._predict(X)
@@ -210,6 +221,12 @@ class NTKRegressor(RegressorMixin, _KernelRidge):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> Floats:
         """Return predictions (m,) or (m, outputs)."""
         outputs: Floats = self._predict(X) + self._mean
+        return outputs[:, 0] if self._single else outputs
+
+    def left_out_predictions(self) -> Floats:
+        """Return what the other training examples predict of each, (n,) or (n, outputs)."""
+        check_is_fitted(self)
+        outputs: Floats = self._loo + self._mean
         return outputs[:, 0] if self._single else outputs
 
     def predict_variance(self, X: ArrayLike) -> Floats:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.errors import InputError
-from thalweg.kernels.identity import code_digest, data_digest, describe_kernel
+from thalweg.kernels.identity import code_digest, data_digest, describe_kernel, short
 from thalweg.kernels.room import require_disk, require_memory, sized
-from thalweg.kernels.tiles import DamagedTileError, Tile, read_tile, sweep_drafts, write_tile
+from thalweg.kernels.tile_files import DamagedTileError, Tile, read_tile, sweep_drafts, write_tile
 from thalweg.kernels.workers import evaluate, results
 from thalweg.progress import Progress, Silent
 from thalweg.records import Record, write_atomically
@@ -77,7 +77,7 @@ class GramRun(Record):
         if self.damaged:
             rows.insert(2, ("damaged", f"{self.damaged:,} failed their checksum and were computed again"))
         blocks = (Facts(tuple(rows)), Note(f"{self.seconds:.1f} s"))
-        return Document(f"kernel matrix of {self.kernel}", blocks)
+        return Document(f"kernel matrix of {short(self.kernel)}", blocks)
 
 
 class Gram:
@@ -266,6 +266,8 @@ class Gram:
 
 
 def _told(key: str, value: Any) -> str:
+    if key == "kernel":
+        return short(str(value))
     return f"{key} {value[:8] if key in {'code', 'x', 'z'} and isinstance(value, str) else value}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from thalweg.errors import InputError
 
-__all__ = ["code_digest", "data_digest", "describe_kernel"]
+__all__ = ["code_digest", "data_digest", "describe_kernel", "short"]
 
 
 def describe_kernel(kernel: Callable[..., Any]) -> str:
@@ -82,3 +83,8 @@ def data_digest(x: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"{x.shape} {x.dtype.str}".encode())
     digest.update(np.ascontiguousarray(x).view(np.uint8).data if x.size else b"")
     return digest.hexdigest()
+
+
+def short(description: str) -> str:
+    """Return the description of a kernel of ours without the module that it is in, for people."""
+    return re.sub(r"\bthalweg\.kernels\.\w+\.", "", description)

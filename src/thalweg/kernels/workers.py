@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.errors import InputError, NumericalError, ThalwegError
-from thalweg.kernels.tiles import Tile
+from thalweg.kernels.tile_files import Tile
 
 __all__ = ["evaluate", "results"]
 
