@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from thalweg.report.figures import Figure
+
 __all__ = ["Block", "Curves", "Document", "Facts", "Headline", "Note", "Table", "signed", "significant"]
 
 Tone = Literal["good", "bad", "neutral"]
@@ -57,7 +59,7 @@ class Curves:
     series: tuple[tuple[str, tuple[float, ...]], ...]
 
 
-Block = Headline | Facts | Table | Note | Curves
+Block = Headline | Facts | Table | Note | Curves | Figure
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Document:
 
     title: str
     blocks: tuple[Block, ...]
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The pictures alone."""
+        return tuple(block for block in self.blocks if isinstance(block, Figure))
 
 
 def significant(value: float | None, digits: int = 2) -> str:

@@ -6,6 +6,8 @@ from html import escape
 
 from thalweg.report.curves import colour, is_logarithmic, to_svg
 from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, significant
+from thalweg.report.drawing import panel_svgs
+from thalweg.report.figures import Figure
 
 __all__ = ["to_fragment", "to_page"]
 
@@ -68,6 +70,10 @@ def _block(block: Block) -> str:
                 for i, (label, values) in enumerate(series)
             )
             return f"<p><strong>{escape(title)}</strong> ({escape(scale)})<br>{legend}</p>{to_svg(block)}"
+        case Figure(_, title, alt, _, caption):
+            panels = "".join(panel_svgs(block))
+            words = f"<figcaption><b>{escape(title)}</b> {escape(caption)}</figcaption>"
+            return f'<figure role="img" aria-label="{escape(alt)}">{panels}{words}</figure>'
 
 
 def _row(cells: tuple[str, ...]) -> str:

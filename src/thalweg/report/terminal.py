@@ -16,7 +16,8 @@ from rich.text import Text
 
 from thalweg.errors import printable
 from thalweg.report.curves import heights, is_logarithmic, sparkline
-from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, significant
+from thalweg.report.document import Curves, Document, Facts, Headline, Note, Table, significant
+from thalweg.report.figures import Figure
 
 __all__ = ["Bar", "render", "to_text"]
 
@@ -28,6 +29,8 @@ def render(document: Document, console: Console) -> None:
     """Print ``document`` on ``console``."""
     console.print(_text(document.title, style="bold"))
     for block in document.blocks:
+        if isinstance(block, Figure):  # the page shows it; here its numbers stand in the facts
+            continue
         console.print(Padding(_block(block), (1, 0, 0, 0)))
 
 
@@ -38,7 +41,7 @@ def to_text(document: Document, width: int = 110) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def _block(block: Block) -> RenderableType:
+def _block(block: Headline | Facts | Table | Note | Curves) -> RenderableType:
     match block:
         case Headline(word, sentence, tone):
             grid = RichTable.grid(padding=(0, 3, 0, 0))
