@@ -97,13 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--record", type=Path, help="JSON lines, one a set; those in it are not done again")
+    parser.add_argument("--skip", nargs="*", default=[], help="sets to leave out")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin no set after so many")
     arguments = parser.parse_args()
     stored = np.load(arguments.data / "uci_fd_le5000.npz", allow_pickle=False)
     with (arguments.data / "uci_ntk_svm_reference.csv").open() as file:
         rows = {row["dataset"]: row for row in csv.DictReader(file)}
     begun, done = time.perf_counter(), recorded(arguments.record)
-    for name in sorted(rows.keys() - done.keys(), key=lambda name: len(stored[f"{name}/y"])):
+    for name in sorted(
+        rows.keys() - done.keys() - set(arguments.skip), key=lambda name: len(stored[f"{name}/y"])
+    ):
         if time.perf_counter() - begun > 60 * arguments.minutes:
             break
         x, y = stored[f"{name}/X"], stored[f"{name}/y"]

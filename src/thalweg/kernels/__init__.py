@@ -12,25 +12,25 @@ from thalweg.kernels.convolutional import cntk
 from thalweg.kernels.fully_connected import ntk
 
 if TYPE_CHECKING:
-    from thalweg.kernels.alignment import DriftWatch, alignment, distance, effective_rank, target_alignment
     from thalweg.kernels.dynamics import KernelDescent, largest_stable_lr
     from thalweg.kernels.empirical import EmpiricalNTK, empirical_ntk
     from thalweg.kernels.estimators import NTKClassifier, NTKRegressor
     from thalweg.kernels.gram import Gram
+    from thalweg.kernels.similarity import DriftWatch, alignment, distance, effective_rank, target_alignment
 
 _HOMES = {
-    "DriftWatch": "alignment",
+    "DriftWatch": "similarity",
     "EmpiricalNTK": "empirical",
     "Gram": "gram",
     "KernelDescent": "dynamics",
     "NTKClassifier": "estimators",
     "NTKRegressor": "estimators",
-    "alignment": "alignment",
-    "distance": "alignment",
-    "effective_rank": "alignment",
+    "alignment": "similarity",
+    "distance": "similarity",
+    "effective_rank": "similarity",
     "empirical_ntk": "empirical",
     "largest_stable_lr": "dynamics",
-    "target_alignment": "alignment",
+    "target_alignment": "similarity",
 }
 
 __all__ = [

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from thalweg.errors import InputError
 from thalweg.estimates import Estimate, paired_difference
-from thalweg.kernels.alignment import effective_rank, target_alignment
 from thalweg.kernels.fitted import squared_errors
 from thalweg.kernels.gram import Kernel
 from thalweg.kernels.ridge import Criterion, choose_ridge, decompose, solve
+from thalweg.kernels.similarity import effective_rank, target_alignment
 from thalweg.progress import Progress, Silent
 from thalweg.records import Record
 from thalweg.report.document import Document, Facts, Headline, Note, Table, significant

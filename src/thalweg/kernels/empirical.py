@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, jacrev, vmap
 
 from thalweg.errors import FOREIGN_FAILURES, InputError, ModelError
 
@@ -35,11 +35,12 @@ class EmpiricalNTK:
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self._model = copy.deepcopy(model).eval()
-        self.x = x.detach()
-        self.parameters = {
-            name: value.detach() for name, value in self._model.named_parameters() if value.requires_grad
-        }
+        with _differentiable():  # a copy made in inference mode could not be differentiated
+            self._model = copy.deepcopy(model).eval()
+            self.x = x.detach()
+            self.parameters = {
+                name: value.detach() for name, value in self._model.named_parameters() if value.requires_grad
+            }
         if not self.parameters:
             raise InputError("the model has nothing to train", expected="parameters that require a gradient")
         try:
@@ -54,6 +55,7 @@ class EmpiricalNTK:
                 "the outputs have no kernel", expected=f"the shape ({len(x)}, outputs)", got=str(tuple(shape))
             )
         self.num_outputs = int(shape[1])
+        self._require_reached()
 
     @property
     def num_parameters(self) -> int:
@@ -61,17 +63,25 @@ class EmpiricalNTK:
         return sum(value.numel() for value in self.parameters.values())
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Return Θv (n, c) for v (n, c): Jᵀv by a backward pass, J of it by a forward one.
+        """Return Θv (n, c) for v (n, c): u = Jᵀv by a backward pass, Ju as the derivative of ⟨Jᵀw, u⟩ by w.
 
-        Cost: about 2 gradient-equivalents over ``x``.
+        Cost: about 3 gradient-equivalents over ``x``.
         """
         expected = (len(self.x), self.num_outputs)
         if tuple(v.shape) != expected:
             raise InputError("the vector does not fit", expected=str(expected), got=str(tuple(v.shape)))
         with _differentiable():
-            outputs, pull, *_ = vjp(self._outputs, self.parameters)
-            (gradient,) = pull(v.to(outputs))
-            product: Tensor = jvp(self._outputs, (self.parameters,), (gradient,))[1]
+            weights = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
+            outputs = self._call(weights, self.x.clone())
+            w = torch.zeros_like(outputs, requires_grad=True)
+            pulled = torch.autograd.grad(
+                outputs, list(weights.values()), w, create_graph=True, materialize_grads=True
+            )
+            u = torch.autograd.grad(
+                outputs, list(weights.values()), v.to(outputs), retain_graph=True, materialize_grads=True
+            )
+            along = torch.stack([(g * d).sum() for g, d in zip(pulled, u, strict=True)]).sum()
+            (product,) = torch.autograd.grad(along, w)
         return product.detach()
 
     def jacobian_rows(self, start: int, stop: int) -> Tensor:
@@ -116,6 +126,28 @@ class EmpiricalNTK:
                 if other is None and j > i:
                     whole[c:d, a:b] = values.T
         return whole
+
+    def _require_reached(self) -> None:
+        """Refuse models that wrap their weights anew before use, as slices of a ParameterList do.
+
+        Substituted weights would not be seen then, and their part of the kernel would silently be missing.
+        """
+        with _differentiable():
+            own: dict[str, Tensor] = dict(self._model.named_parameters())
+            own = {name: own[name] for name in self.parameters}
+            given = {name: value.clone().requires_grad_() for name, value in self.parameters.items()}
+            one = self.x[:1].clone()
+            reached = [
+                torch.autograd.grad(self._call(weights, one).sum(), list(weights.values()), allow_unused=True)
+                for weights in (own, given)
+            ]
+        lost = [n for n, a, b in zip(own, *reached, strict=True) if a is not None and b is None]
+        if lost:
+            raise ModelError(
+                f"the model does not use substituted weights: {', '.join(lost[:3])}",
+                cause="it wraps them anew before use; a slice of an nn.ParameterList does that",
+                hint="index the list one by one: weights[k]",
+            )
 
     def _block(self) -> int:
         return max(1, int(_BLOCK_BYTES // (8 * self.num_outputs * self.num_parameters)))
