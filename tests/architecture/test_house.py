@@ -107,7 +107,7 @@ def upward(root: Path) -> list[str]:
             if parts[0] != "thalweg" or len(parts) < 2 or parts[1] not in LEVEL:
                 continue
             there = parts[1]
-            if there != here and (LEVEL[there] >= LEVEL[here] or there in ALONE):
+            if there != here and (LEVEL[there] >= LEVEL[here] or (there in ALONE and here != "cli")):
                 bad.append(f"{path.relative_to(root)} ({here}) imports {name}")
     return bad
 

@@ -73,9 +73,14 @@ def results(
                 flying[executor.submit(function, *arguments)] = tile
             if not flying:
                 return
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                tile = flying.pop(future)
-                yield tile, future.result()
+            finished = wait(flying, return_when=FIRST_COMPLETED).done
+            while finished:
+                # Nothing may hold on to a finished future: a scheduler computes again what somebody wants and
+                # a dying worker took along.
+                future = finished.pop()
+                tile, values = flying.pop(future), future.result()
+                del future
+                yield tile, values
     except BrokenExecutor as error:
         raise _death(error) from error
     except Exception as error:
