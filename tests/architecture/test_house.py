@@ -47,6 +47,7 @@ THIRD_PARTY = {
     },
     "sklearn": {"problem", "kernels", "completion"},
     "numba": {"kernels", "completion"},
+    "llvmlite": {"kernels"},  # what numba itself speaks
     "safetensors": {"problem"},
     "matplotlib": {"report"},
     "jinja2": {"report"},

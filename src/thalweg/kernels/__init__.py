@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from thalweg.kernels.convolutional import cntk
+from thalweg.kernels.convolutional import cntk, cntk_depths
 from thalweg.kernels.fully_connected import ntk
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "NTKRegressor",
     "alignment",
     "cntk",
+    "cntk_depths",
     "distance",
     "effective_rank",
     "empirical_ntk",
