@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ import thalweg.kernels.room as room
 import thalweg.kernels.tile_files as tiles
 from tests.kernels.tracing import dies, lines, nan_for_seven, numbered, traced, wrong_shape
 from thalweg.errors import InputError, NumericalError, ThalwegError
-from thalweg.kernels import Gram, ntk
-from thalweg.kernels.identity import describe_kernel
+from thalweg.kernels import Gram, convolutional, ntk
+from thalweg.kernels.identity import _sources, describe_kernel
 from thalweg.kernels.tile_files import DamagedTileError
 
 KERNEL = partial(ntk, depth=3)
@@ -175,6 +176,12 @@ class TestIdentity:
         source.write_text(source.read_text() + "# faster\n")
         with pytest.raises(InputError, match="code"):
             Gram(mine.dot, x, folder=tmp_path / "gram")
+
+    def test_the_code_of_ours_is_what_the_kernel_needs_and_no_more(self):
+        names = {path.name for path in _sources(Path(convolutional.__file__))}
+        assert "convolutional.py" in names
+        assert "tiles.py" in names
+        assert not names & {"gram.py", "estimators.py", "empirical.py"}
 
     def test_the_order_of_settings_does_not_matter(self):
         assert describe_kernel(partial(ntk, depth=2, kind="nngp")) == describe_kernel(

@@ -1,8 +1,11 @@
-"""Examples and targets from files: .npz, .npy and csv, checked before anything is computed from them."""
+"""Examples and targets from files, .npz, .npy and csv, checked before anything is computed from them."""
 
 from __future__ import annotations
 
 import csv
+import io
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,15 @@ from numpy.typing import NDArray
 
 from thalweg.errors import InputError, printable
 
-__all__ = ["DataSet", "read_array", "read_data", "require_usable", "require_varied", "standardised"]
+__all__ = [
+    "DataSet",
+    "computed_in",
+    "read_array",
+    "read_data",
+    "require_usable",
+    "require_varied",
+    "standardised",
+]
 
 _X, _Y = ("X", "x", "x_train", "X_train"), ("y", "Y", "y_train", "Y_train")
 
@@ -129,8 +140,10 @@ def require_varied(x: NDArray[Any], where: str, *, drop: bool) -> None:
 
 def standardised(
     x: NDArray[Any], others: list[NDArray[Any]], *, drop: bool
-) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Shift and scale to mean 0 and variance 1 by the statistics of ``x``; each feature, or each channel.
+
+    What is in float32 stays so, and the kernel is computed in it; all else becomes float64.
 
     Args:
         x: (n, …).
@@ -139,12 +152,38 @@ def standardised(
     """
     axes, index = ((0,), (slice(None),)) if x.ndim == 2 else ((0, 2, 3), (slice(None),))
     kept = np.ones(x.shape[1], dtype=bool)
-    mean, spread = x.mean(axis=axes, keepdims=True), x.std(axis=axes, keepdims=True)
+    mean, spread = (
+        statistic(x, axis=axes, keepdims=True, dtype=np.float64) for statistic in (np.mean, np.std)
+    )
     if drop:
         kept = (np.ptp(x, axis=axes) > 0) if x.ndim == 2 else kept
     spread = np.where(spread > 0, spread, 1.0)
-    scaled = [((a.astype(np.float64) - mean) / spread)[(*index, kept)] for a in (x, *others)]
+    dtype = computed_in(x)
+    scaled = [((a.astype(np.float64) - mean) / spread)[(*index, kept)].astype(dtype) for a in (x, *others)]
     return scaled[0], scaled[1:]
+
+
+def computed_in(x: NDArray[Any]) -> type[np.float32] | type[np.float64]:
+    """Return the precision in which a kernel of ``x`` is computed."""
+    return np.float32 if x.dtype == np.float32 else np.float64
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Write a .npy beside its place and rename it there.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    out = io.BytesIO()
+    np.save(out, values, allow_pickle=False)
+    descriptor, draft = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(out.getbuffer())
+        Path(draft).replace(path)
+    except OSError as error:
+        Path(draft).unlink(missing_ok=True)
+        raise InputError(f"cannot write {str(path)!r}", got=f"{type(error).__name__}: {error}") from error
 
 
 def _from_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

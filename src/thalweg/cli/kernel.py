@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +12,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.cli.arrays import DataSet, read_data, require_usable, require_varied, standardised
+from thalweg.cli.arrays import (
+    DataSet,
+    computed_in,
+    read_data,
+    require_usable,
+    require_varied,
+    standardised,
+    write_array,
+)
 from thalweg.cli.options import give_out, require_writable, working
 from thalweg.errors import InputError
 from thalweg.kernels.comparison import compare_kernels
@@ -46,7 +51,7 @@ def command() -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    x: NDArray[np.float64]
+    x: NDArray[Any]
     y: NDArray[Any] | None
     tests: DataSet | None
 
@@ -131,7 +136,7 @@ def _fit(
         x_test, y_test = (None, None) if ready.tests is None else (ready.tests.x, ready.tests.y)
         record, predicted = fit_kernel(model, ready.x, y, x_test, y_test, progress=bar)
         if output is not None and predicted is not None:
-            _write_array(output, predicted)
+            write_array(output, predicted)
     give_out(record, json_path)
 
 
@@ -174,7 +179,7 @@ def _gram(
                 record = found.compute(pool, progress=bar)
         if output is not None:
             bar.phase("writing the matrix")
-            _write_array(output, found.matrix())
+            write_array(output, found.matrix())
     give_out(record, json_path)
 
 
@@ -232,7 +237,8 @@ def _prepared(data: Path, targets: Path | None, test: Path | None, *, drop: bool
             )
     others = [] if held is None else [held.x]
     if as_is:
-        x, rest = train.x.astype(np.float64), [other.astype(np.float64) for other in others]
+        dtype = computed_in(train.x)
+        x, rest = train.x.astype(dtype), [other.astype(dtype) for other in others]
     else:
         x, rest = standardised(train.x, others, drop=drop)
     return _Prepared(x, train.y, None if held is None else DataSet(rest[0], held.y))
@@ -294,17 +300,3 @@ def _depths(text: str, *, images: bool) -> list[int]:
     if not depths:
         raise click.BadParameter(f"depths begin at {least}", param_hint="--depths")
     return depths
-
-
-def _write_array(path: Path, values: NDArray[Any]) -> None:
-    """Write a .npy beside its place and rename it there."""
-    out = io.BytesIO()
-    np.save(out, values, allow_pickle=False)
-    descriptor, draft = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(out.getbuffer())
-        Path(draft).replace(path)
-    except OSError as error:
-        Path(draft).unlink(missing_ok=True)
-        raise InputError(f"cannot write {str(path)!r}", got=f"{type(error).__name__}: {error}") from error

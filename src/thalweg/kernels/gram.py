@@ -8,76 +8,32 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.errors import InputError
+from thalweg.kernels.gram_run import GramRun
 from thalweg.kernels.identity import code_digest, data_digest, describe_kernel, short
-from thalweg.kernels.room import require_disk, require_memory, sized
+from thalweg.kernels.room import require_disk, require_memory
 from thalweg.kernels.tile_files import DamagedTileError, Tile, read_tile, sweep_drafts, write_tile
 from thalweg.kernels.workers import evaluate, results
 from thalweg.progress import Progress, Silent
-from thalweg.records import Record, write_atomically
-from thalweg.report.document import Document, Facts, Note
-from thalweg.version import __version__
+from thalweg.records import write_atomically
 
 try:
     import fcntl
 except ImportError:  # not a POSIX system: nothing to lock with
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Gram", "GramRun", "Kernel"]
+__all__ = ["Gram", "Kernel"]
 
 # kernel(x) -> (n, n) and kernel(x, z) -> (n, m); x and z are blocks of examples along the first axis.
 Kernel = Callable[..., NDArray[Any]]
 _MANIFEST = "gram.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GramRun(Record):
-    """What a call of `Gram.compute` did.
-
-    Attributes:
-        kernel: its name and settings.
-        shape: of the matrix.
-        tiles: of which it consists; of a symmetric one those on and above the diagonal.
-        found: how many were there and whole.
-        damaged: how many were there and had to be computed again.
-        computed: how many this call computed, the damaged ones among them.
-        folder: where they are.
-        memory: bytes of the whole matrix in float64.
-        seconds: wall clock of this call.
-    """
-
-    schema: ClassVar[str] = "thalweg/gram@1"
-
-    kernel: str
-    shape: tuple[int, int]
-    tiles: int
-    found: int
-    damaged: int
-    computed: int
-    folder: str
-    memory: int
-    seconds: float
-
-    def document(self) -> Document:
-        """Describe the run for people."""
-        n, m = self.shape
-        rows = [
-            ("matrix", f"{n:,} × {m:,}, {sized(self.memory)} in float64"),
-            ("tiles", f"{self.tiles:,}: {self.found:,} were there, {self.computed:,} computed now"),
-            ("folder", self.folder),
-        ]
-        if self.damaged:
-            rows.insert(2, ("damaged", f"{self.damaged:,} failed their checksum and were computed again"))
-        blocks = (Facts(tuple(rows)), Note(f"{self.seconds:.1f} s"))
-        return Document(f"kernel matrix of {short(self.kernel)}", blocks)
 
 
 class Gram:
@@ -123,7 +79,6 @@ class Gram:
             "format": 1,
             "kernel": describe_kernel(kernel),
             "code": code_digest(kernel),
-            "thalweg": __version__,
             "x": data_digest(self.x),
             "z": None if self.z is None else data_digest(self.z),
             "shape": list(self.shape),

@@ -61,7 +61,7 @@ def _value(value: Any) -> str:
 
 
 def code_digest(kernel: Callable[..., Any]) -> str:
-    """Return the SHA-256 of the source that computes ``kernel``: its module; of ours, all of this folder."""
+    """Return the SHA-256 of the source that computes ``kernel``: its module; of ours, what that imports."""
     while isinstance(kernel, functools.partial):
         kernel = kernel.func
     owner = kernel if hasattr(kernel, "__qualname__") else type(kernel)
@@ -71,11 +71,23 @@ def code_digest(kernel: Callable[..., Any]) -> str:
     except TypeError:  # built in
         source = None
     digest = hashlib.sha256()
-    if source is not None and source.exists():
-        ours = source.parent == Path(__file__).parent
-        for path in sorted(source.parent.glob("*.py")) if ours else [source]:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in _sources(source) if source is not None and source.exists() else ():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(source: Path) -> list[Path]:
+    """Return a module and the modules of this folder that it needs, sorted."""
+    found, waiting = set(), [source]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        names = re.findall(r"^\s*(?:from|import)\s+thalweg\.kernels\.(\w+)", path.read_text(), re.MULTILINE)
+        needed = (Path(__file__).with_name(f"{name}.py") for name in names)
+        waiting += [other for other in needed if other.exists()]
+    return sorted(found)
 
 
 def data_digest(x: NDArray[Any]) -> str:
