@@ -89,7 +89,7 @@ def flatten(stored: dict[str, NDArray], bar: Bar) -> None:
         )
 
 
-def gap(stored: dict[str, NDArray], bar: Bar, minutes: float, draws: int) -> None:
+def gap(stored: dict[str, NDArray], bar: Bar, minutes: float, images: int | None, draws: int) -> None:
     depths = (5, 8, 11, 14)
     x = prepared(stored["x_train"])[0]
     few = balanced(stored["y_train"], 2)[:12]
@@ -97,7 +97,7 @@ def gap(stored: dict[str, NDArray], bar: Bar, minutes: float, draws: int) -> Non
     begun = time.perf_counter()
     cntk_depths(x[few], depths=depths, readout="gap")
     each = (time.perf_counter() - begun) / (len(few) * (len(few) + 1) / 2)
-    size = int(math.sqrt(2 * 60 * minutes / each)) // 10
+    size = images // 10 if images is not None else int(math.sqrt(2 * 60 * minutes / each)) // 10
     rows = balanced(stored["y_train"], min(size, 500))
     bar.phase(f"all pairs of {len(rows)} images")
     begun = time.perf_counter()
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("which", choices=["flatten", "gap"])
     parser.add_argument("cifar", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--images", type=int, help="of the pool, in place of --minutes")
     parser.add_argument("--draws", type=int, default=100)
     arguments = parser.parse_args()
     with np.load(arguments.cifar, allow_pickle=False) as file:
@@ -161,7 +162,7 @@ def main() -> None:
         if arguments.which == "flatten":
             flatten(stored, bar)
         else:
-            gap(stored, bar, arguments.minutes, arguments.draws)
+            gap(stored, bar, arguments.minutes, arguments.images, arguments.draws)
 
 
 if __name__ == "__main__":

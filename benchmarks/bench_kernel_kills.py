@@ -77,13 +77,19 @@ def kill_the_process(
     x: Any, folder: Path, log: Path, depth: int, kills: int, expected: float
 ) -> tuple[int, int]:
     """Kill and resume; return how often tiles were begun and the kills that met a run at work."""
-    rng, met, file_of = random.Random(0), 0, names(x, gram(x, folder, log, depth))
-    for k in range(kills):
+    rng, met, whole = random.Random(0), 0, gram(x, folder, log, depth)
+    file_of, count = names(x, whole), len(whole.tiles())
+    while met < kills:
         stored = {path.name for path in folder.glob("*.npy")}
         before = len(begun(log))
         process = multiprocessing.get_context("fork").Process(target=work, args=(x, folder, log, depth))
         process.start()
-        time.sleep(rng.uniform(0, 2 * 0.9 * expected / kills))
+        # After so many tiles that the kills fall all over the matrix, and a fraction of a tile more; one time
+        # in five already while the run starts and looks at what is there.
+        share = 0 if rng.random() < 0.2 else rng.uniform(0, 2 * (count - len(stored)) / (kills - met + 1))
+        while process.is_alive() and len(begun(log)) < before + share:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 2 * expected / count))
         if process.is_alive():
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -93,10 +99,13 @@ def kill_the_process(
         process.join()
         again = {file_of[line] for line in begun(log)[before:]} & stored
         assert not again, f"begun although they were there: {again}"
-        print(f"kill {k + 1}: {len(list(folder.glob('*.npy')))} tiles there", flush=True)
-    work_on = multiprocessing.get_context("fork").Process(target=work, args=(x, folder, log, depth))
-    work_on.start()
-    work_on.join()
+        there = len(list(folder.glob("*.npy")))
+        print(f"kill {met}: {there} tiles there", flush=True)
+        if there == count:
+            break
+    last = multiprocessing.get_context("fork").Process(target=work, args=(x, folder, log, depth))
+    last.start()
+    last.join()
     return len(begun(log)), met
 
 

@@ -262,6 +262,11 @@ class TestRefusals:
         with ProcessPoolExecutor(1) as pool, pytest.raises(ThalwegError, match="a worker died"):
             Gram(dies, x, folder=tmp_path).compute(pool)
 
+    def test_a_folder_that_is_a_file(self, x, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="cannot be kept"):
+            Gram(KERNEL, x, folder=tmp_path / "file" / "gram").compute()
+
     def test_missing_tiles_are_said(self, x, tmp_path):
         with pytest.raises(InputError, match=r"call compute\(\) first"):
             Gram(KERNEL, x, folder=tmp_path).matrix()

@@ -124,7 +124,6 @@ class Gram:
         """
         begun = time.perf_counter()
         progress = progress or Silent()
-        self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):
             sweep_drafts(self.folder)
             self._require_ours()
@@ -203,7 +202,7 @@ class Gram:
         path = self.folder / _MANIFEST
         try:
             there = json.loads(path.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError) as error:
             raise InputError(
@@ -245,8 +244,15 @@ def _examples(x: NDArray[Any], name: str) -> NDArray[Any]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out; the system lets go of the lock however this one ends."""
-    with (folder / ".lock").open("w") as file:
+    """Make the folder and keep other processes out; the system lets go of the lock however this one ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"the tiles cannot be kept in {str(folder)!r}", got=f"{type(error).__name__}: {error.strerror}"
+        ) from error
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
