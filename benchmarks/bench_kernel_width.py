@@ -108,14 +108,14 @@ def rate(widths: list[int], means: list[Estimate]) -> Estimate:
 
 def picture(widths: list[int], means: dict[str, list[Estimate]], slopes: dict[str, Estimate]) -> Figure:
     labels = {
-        "gap": "trained net − kernel prediction",
-        "kernel": "empirical − infinite kernel, at the start",
-        "drift": "drift of the kernel in training",
+        "gap": "net − prediction",
+        "kernel": "kernel − infinite kernel",
+        "drift": "drift of the kernel",
     }
     series = []
     for name in QUANTITIES:
         ends = [m.interval() for m in means[name]]
-        slope = f"width^({slopes[name].value:.2f} ± {1.96 * slopes[name].stderr:.2f})".replace("-", "−")
+        slope = f"slope {slopes[name].value:.2f} ± {1.96 * slopes[name].stderr:.2f}".replace("-", "−")
         series.append(
             Series(
                 f"{labels[name]}: {slope}",
@@ -129,7 +129,7 @@ def picture(widths: list[int], means: dict[str, list[Estimate]], slopes: dict[st
     plot = LinePlot("", Axis("width", "log"), Axis("relative difference", "log"), tuple(series))
     return Figure(
         "kernel-width",
-        "A wide net trained by gradient descent is kernel regression",
+        "Wide nets are kernel regression",
         f"Three falling lines over the width from {widths[0]} to {widths[-1]}, both axes logarithmic: the "
         f"gap between trained net and kernel prediction falls from {ends[0]:.2f} to {ends[1]:.3f}.",
         (plot,),
