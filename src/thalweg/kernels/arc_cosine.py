@@ -20,14 +20,14 @@ from numba import types
 
 from thalweg.kernels.lanes import constant, intrinsic, operation
 
-__all__ = ["EQUAL", "arc_cosine", "count_above"]
+__all__ = ["EQUAL", "P_COEFFICIENTS", "R_COEFFICIENTS", "arc_cosine", "count_above"]
 
 # Correlations closer to 1 than this many roundings are 1: the sums behind ρ and behind the variances round
 # differently, and at 1 the angle would turn an error ε into √(2ε). So x with itself is exact, and so is every
 # pair of equal patches.
 EQUAL = 16
 
-_P = {
+P_COEFFICIENTS = {
     32: (
         *(1.5707963143048118, -0.21459989048485317, 0.08899922423735943, -0.050312477678347914),
         *(0.031334396833794624, -0.017807099007079264, 0.007243836095920157, -0.0014409463666012778),
@@ -40,7 +40,7 @@ _P = {
         *(0.00029387555506688956, -6.017973110906835e-05, 5.84504298875714e-06),
     ),
 }
-_R = {
+R_COEFFICIENTS = {
     32: (
         *(0.9999999792381334, -1.070793823886323, 0.08955303535273293, -0.026189498473767087),
         *(0.010433488505025108, -0.0037411364054578283, 0.0007382560934890007),
@@ -85,8 +85,8 @@ def arc_cosine(typingctx: Any, rho: Any) -> Any:
         rest = builder.fsub(constant(vector, 1.0), a)
         apart = builder.fcmp_ordered(">", rest, constant(vector, EQUAL * rounding))
         root = builder.select(apart, operation(builder, "sqrt", rest), zero)
-        angle = builder.fmul(root, _polynomial(builder, a, _P[bits]))
-        residue = builder.fmul(root, _polynomial(builder, a, _R[bits]))
+        angle = builder.fmul(root, _polynomial(builder, a, P_COEFFICIENTS[bits]))
+        residue = builder.fmul(root, _polynomial(builder, a, R_COEFFICIENTS[bits]))
         below = builder.fcmp_ordered("<", r, zero)
         degree_0 = builder.select(below, angle, builder.fsub(pi, angle))
         # min(ρ, 1) would cost an operation more; a ρ of 1 + ε is off by ε

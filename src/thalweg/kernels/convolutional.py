@@ -5,7 +5,7 @@ All pairs of pixels of two images are followed through all layers; `thalweg.kern
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = ["cntk", "cntk_depths"]
 
 Kind = Literal["ntk", "nngp"]
 Padding = Literal["zeros", "circular"]
+Device = Literal["cpu", "cuda"]
 
 
 def cntk(
@@ -35,6 +36,7 @@ def cntk(
     stride: int | Sequence[int] = 1,
     flips: bool = False,
     dtype: DTypeLike | None = None,
+    device: Device = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[Any]:
@@ -62,11 +64,13 @@ def cntk(
         flips: average over the horizontal mirror images of both: two evaluations, where four would be equal.
         dtype: of the computation and the result; float32 if x and z are, else float64. In float32, tiles with
             pairs of pixels that are all but equal are computed in float64; errors stay below 2e-6.
-        threads: how many to run; without a number as many as there are cores for this process.
+        device: "cpu", or "cuda" for a GPU (stride 1, images of 1,024 pixels at most).
+        threads: how many to run on the CPU; without a number one for each core of this process.
         progress: is told how many pairs are done.
 
     Raises:
         InputError: for arrays of other shapes, NaN or infinity, options that do not go together.
+        ThalwegError: if there is no GPU, where one is asked for.
     """
     values = [depth] if isinstance(depth, int | np.integer) else []
     if not values:
@@ -74,7 +78,7 @@ def cntk(
     first, second = checked_pair(x, z, ("n", "channels", "height", "width"))
     strides = (stride,) * (depth - 1) if isinstance(stride, int | np.integer) else tuple(stride)
     network = _network(first, values, readout, trained, padding, filter_size, strides, flips)
-    settings = checked_dtype(dtype, first, second), num_cores(threads), progress or Silent()
+    settings = checked_dtype(dtype, first, second), device, num_cores(threads), progress or Silent()
     return np.asarray(_kernels(network, first, second, z is None, [depth], kind, flips, *settings)[0])
 
 
@@ -90,6 +94,7 @@ def cntk_depths(
     filter_size: int = 3,
     flips: bool = False,
     dtype: DTypeLike | None = None,
+    device: Device = "cpu",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[Any]:
@@ -104,7 +109,7 @@ def cntk_depths(
     first, second = checked_pair(x, z, ("n", "channels", "height", "width"))
     strides = (1,) * (max(values) - 1)
     network = _network(first, values, readout, trained, padding, filter_size, strides, flips)
-    settings = checked_dtype(dtype, first, second), num_cores(threads), progress or Silent()
+    settings = checked_dtype(dtype, first, second), device, num_cores(threads), progress or Silent()
     return _kernels(network, first, second, z is None, values, kind, flips, *settings)
 
 
@@ -162,32 +167,44 @@ def _kernels(
     kind: Kind,
     flips: bool,
     dtype: np.dtype[Any],
+    device: str,
     threads: int,
     progress: Progress,
 ) -> NDArray[Any]:
     """Put the sums of Θ∘κ₀/q² and Σ together into the kernels (depths, n, m)."""
-    grids = [depth - 1 for depth in depths]
-    from thalweg.kernels.evaluation import evaluate  # compiled code: only when it is needed
-
+    if device not in {"cpu", "cuda"}:
+        raise InputError("the device is unknown", expected='"cpu" or "cuda"', got=f"{device!r}")
     if kind not in {"ntk", "nngp"}:
         raise InputError("the kind of kernel is unknown", expected='"ntk" or "nngp"', got=f"{kind!r}")
+    grids = [depth - 1 for depth in depths]
+
+    def evaluated(left: NDArray[Any], right: NDArray[Any]) -> Iterator[tuple[Any, Any, Any]]:
+        if device == "cuda":
+            from thalweg.kernels.cuda_evaluation import evaluate_on_gpu
+
+            return evaluate_on_gpu(network, left, right, symmetric, grids, dtype)
+        from thalweg.kernels.evaluation import evaluate  # compiled code: only when it is needed
+
+        return evaluate(network, left, right, symmetric, grids, dtype, threads)
+
     # The kernel of positive multiples is the multiple of the kernel; so no image is too dark for float32.
-    sizes = [root_mean_square(images) for images in (first, second)]
-    left, right = (
-        images / np.where(size > 0, size, 1)[:, None, None, None]
-        for images, size in zip((first, second), sizes, strict=True)
-    )
+    def scaled(images: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        size = root_mean_square(images)
+        return size, images / np.where(size > 0, size, 1)[:, None, None, None]
+
+    left_size, left = scaled(first)
+    right_size, right = (left_size, left) if symmetric else scaled(second)
     mirrored = [right, right[..., ::-1]] if flips else [right]
     found = np.zeros((len(depths), len(first), len(second)), dtype)
     done, num_pairs = 0, len(first) * (len(first) + 1) // 2 if symmetric else len(first) * len(second)
     progress.phase("pairs of images")
     for images in mirrored:
-        for i, j, sums in evaluate(network, left, images, symmetric, grids, dtype, threads):
+        for i, j, sums in evaluated(left, images):
             for d, h in enumerate(grids):
                 values = (
                     sums[:, h, 1] if kind == "nngp" else sums[:, h, 0] + network.scales[-1] * sums[:, h, 1]
                 )
-                found[d, i, j] += values * sizes[0][i] * sizes[1][j] / len(mirrored)
+                found[d, i, j] += values * left_size[i] * right_size[j] / len(mirrored)
             done += len(i)
             progress.advance(done, num_pairs * len(mirrored))
     if symmetric:

@@ -18,7 +18,7 @@ from thalweg.kernels.networks import Network
 from thalweg.kernels.packing import Plan, aligned, plan, records
 from thalweg.kernels.tiles import run_tiles
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "pairs_in_blocks"]
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -58,14 +58,16 @@ def evaluate(
             mine = records(network, some, dtype)
             for b in range(a if symmetric else 0, len(right), STRIP):
                 others = right[b : b + STRIP]
-                strips = _Strips(network, tables, some, others, mine, records(network, others, dtype))
-                i, j = _pairs(len(some), len(others), symmetric and a == b)
+                same = left is right and a == b
+                theirs = mine if same else records(network, others, dtype)
+                strips = _Strips(network, tables, some, some if same else others, mine, theirs)
+                i, j = pairs_in_blocks(len(some), len(others), symmetric and a == b)
                 for start in range(0, len(i), ROUND):
                     part = slice(start, start + ROUND)
                     yield i[part] + a, j[part] + b, _round(strips, i[part], j[part], pool, threads)
 
 
-def _pairs(n: int, m: int, symmetric: bool) -> tuple[Ints, Ints]:
+def pairs_in_blocks(n: int, m: int, symmetric: bool) -> tuple[Ints, Ints]:
     """Return all pairs, those of a few images one after another."""
     i, j = np.divmod(np.arange(n * m), max(m, 1))
     if symmetric:
@@ -86,8 +88,9 @@ class _Strips:
         double = np.dtype(np.float64)
         grids = tuple(np.flatnonzero(self.tables.readouts).tolist())
         tables = plan(self.network, self.images[0].shape[1], double, grids)
-        mine, their = (records(self.network, images, double) for images in self.images)
-        return tables, mine, their
+        mine = records(self.network, self.images[0], double)
+        same = self.images[0] is self.images[1]
+        return tables, mine, mine if same else records(self.network, self.images[1], double)
 
     def run(self, units: Ints) -> Floats:
         """Return the sums of units (k, 3) of pair and group of tiles."""

@@ -120,17 +120,20 @@ class _Side:
 
 
 def _block(rows: _Side, columns: _Side, scales: Floats, kind: str, activation: str) -> Floats:
-    rho = rows.directions @ columns.directions.T
-    if activation == "erf":
-        return _erf_layers(rho * np.outer(rows.norms, columns.norms), rows, columns, scales, kind)
-    from thalweg.kernels.layers import WIDTH, relu_layers  # compiled code: only when it is needed
+    from thalweg.kernels.layers import ROWS, WIDTH, products, relu_layers  # compiled: only when it is needed
 
-    count = rho.shape[1]
-    wide = -(-count // WIDTH) * WIDTH
-    block, sizes = np.zeros((len(rho), wide)), np.zeros(wide)
-    block[:, :count], sizes[:count] = rho, columns.norms
-    relu_layers(block, np.ascontiguousarray(rows.norms), sizes, scales, kind == "ntk")
-    return block[:, :count]
+    n, m, d = len(rows.norms), len(columns.norms), rows.directions.shape[1]
+    left, right = np.zeros((-(-n // ROWS) * ROWS, d)), np.zeros((d, -(-m // WIDTH) * WIDTH))
+    left[:n], right[:, :m] = rows.directions, columns.directions.T
+    block = np.empty((len(left), right.shape[1]))
+    products(left, right, block)
+    if activation == "erf":
+        sigma = block[:n, :m] * np.outer(rows.norms, columns.norms)
+        return _erf_layers(sigma, rows, columns, scales, kind)
+    row_sizes, col_sizes = np.zeros(len(left)), np.zeros(right.shape[1])
+    row_sizes[:n], col_sizes[:m] = rows.norms, columns.norms
+    relu_layers(block, row_sizes, col_sizes, scales, kind == "ntk")
+    return block[:n, :m]
 
 
 def _erf_layers(sigma: Floats, rows: _Side, columns: _Side, scales: Floats, kind: str) -> Floats:

@@ -26,6 +26,7 @@ Array = Any
 NEAR = 1e-5
 FEW = 256
 
+# Numba's cache of compiled code sees changes of this file only: after one of lanes.py, touch it.
 compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
