@@ -109,7 +109,7 @@ def gap(stored: dict[str, NDArray], bar: Bar, minutes: float, images: int | None
     y = stored["y_train"][rows]
     print(f"{draws} draws; accuracy in %, ± standard error; published: mean of 20 draws ± theirs")
     for n, published in GAP.items():
-        if 10 * (int(np.bincount(y).min() * (GROUPS - 1) / GROUPS)) <= n:
+        if 10 * (np.bincount(y).min() - math.ceil(np.bincount(y).min() / GROUPS)) <= n:
             print(f"n = {n}: the pool is too small")
             continue
         for k, depth in enumerate(depths):
@@ -126,13 +126,14 @@ def gap(stored: dict[str, NDArray], bar: Bar, minutes: float, images: int | None
 
 def jackknifed(kernel: Floats, y: NDArray[np.integer], n: int, draws: int) -> Estimate:
     """Return the accuracy with n training examples and its error over the choice of the pool."""
+    groups = min(GROUPS, int(np.bincount(y).min()))
     place = np.empty(len(y), dtype=int)
     for c in range(10):
-        place[y == c] = np.arange(np.sum(y == c)) % GROUPS
+        place[y == c] = np.arange(np.sum(y == c)) % groups
     whole = accuracy(kernel, y, np.arange(len(y)), n, draws)
-    parts = np.array([accuracy(kernel, y, np.flatnonzero(place != g), n, draws) for g in range(GROUPS)])
-    spread = (GROUPS - 1) / GROUPS * np.sum((parts - parts.mean()) ** 2)
-    return Estimate(100 * whole, 100 * float(np.sqrt(spread)), GROUPS)
+    parts = np.array([accuracy(kernel, y, np.flatnonzero(place != g), n, draws) for g in range(groups)])
+    spread = (groups - 1) / groups * np.sum((parts - parts.mean()) ** 2)
+    return Estimate(100 * whole, 100 * float(np.sqrt(spread)), groups)
 
 
 def accuracy(kernel: Floats, y: NDArray[np.integer], pool: NDArray[np.int64], n: int, draws: int) -> float:
