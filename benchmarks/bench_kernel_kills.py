@@ -141,6 +141,7 @@ def kill_workers(x: Any, folder: Path, log: Path, depth: int, kills: int, expect
                 print(f"goes on after: {error}", flush=True)
         done.set()
         killer.join()
+        print(f"complete after {met[0]} killed workers, {len(begun(log))} tiles begun", flush=True)
     return len(begun(log)), met[0]
 
 
