@@ -25,6 +25,7 @@ _VERBS = {
     "landscape": "Draw the loss around a point or between two: lines, planes, paths, critical points.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
     "complete": "Fill the blanks of a table of low rank, and say how well.",
+    "kernel": "Fit, compute and compare the kernels of infinitely wide nets.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }
