@@ -38,6 +38,8 @@ def test_workers_are_killed_and_no_stored_tile_is_computed_again(tmp_path):
         def kill():
             while len(kills) < 4 and not done.wait(rng.uniform(0.5, 2.0)):
                 pids = [nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None]
+                if len(pids) < 2 or len(cluster.scheduler.workers) < 2:
+                    continue  # Dask gives up a worker that dies while it starts
                 stored = {path.name for path in gram.folder.glob("*.npy")}
                 time.sleep(0.3)  # until the scheduler has heard that nobody wants these any more
                 kills.append((len(lines(log)[0]), stored))
