@@ -1,6 +1,6 @@
 """The UCI protocol of the NTK papers, and what the ridge by leave-one-out does without a tuning split.
 
-    python benchmarks/bench_kernel_uci.py ../shared/data
+    python benchmarks/reproduce_uci.py ../shared/data
 
 The folder holds uci_fd_le5000.npz (features standardised, tuning split, four folds) and
 uci_ntk_svm_reference.csv, accuracies by the authors' released code on 68 sets. The protocol: an SVM on the

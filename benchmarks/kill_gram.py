@@ -1,7 +1,7 @@
 """A kernel matrix of 2,000 CIFAR images, killed 50 times and resumed, against the undisturbed one.
 
-    python benchmarks/bench_kernel_kills.py ../shared/data/cifar10_subset.npz          # SIGKILL of all
-    python benchmarks/bench_kernel_kills.py ../shared/data/cifar10_subset.npz --dask   # of Dask's workers
+    python benchmarks/kill_gram.py ../shared/data/cifar10_subset.npz          # SIGKILL of all
+    python benchmarks/kill_gram.py ../shared/data/cifar10_subset.npz --dask   # of Dask's workers
 
 The convolutional kernel with flatten, in tiles of 64 × 64. A run works in a process group with two workers;
 after a random time the whole group gets SIGKILL, or, with --dask, one of two workers of a cluster on this

@@ -1,7 +1,7 @@
 """The published CIFAR-10 accuracies of the convolutional kernel that a computer without a GPU can check.
 
-    python benchmarks/bench_kernel_cifar.py flatten ../shared/data/cifar10_subset.npz
-    python benchmarks/bench_kernel_cifar.py gap ../shared/data/cifar10_subset.npz --minutes 9
+    python benchmarks/reproduce_cifar.py flatten ../shared/data/cifar10_subset.npz
+    python benchmarks/reproduce_cifar.py gap ../shared/data/cifar10_subset.npz --minutes 9
 
 flatten: 2,000 training examples (200 a class), all test images of the file, depths 3, 4, 6, 11, 21 out of one
 pass, against the column CNTK-V-2K of the table in Arora et al. 2019. Preparation and solve as in the authors'
