@@ -147,8 +147,18 @@ def test_the_default_is_a_demonstration(tmp_path):
     assert "http" not in page.replace("http-equiv", "")
     drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert drawn == {
-        f"{name}.{form}" for name in ("lines", "spectrum", "signal", "moves") for form in ("svg", "png")
+        f"{name}.{form}"
+        for name in ("plane", "lines", "spectrum", "signal", "moves")
+        for form in ("svg", "png")
     }
+
+
+def test_a_page_shows_the_loss_around_the_weights_and_a_budget_spares_it(tmp_path):
+    for name, picture in (("saddle", "level lines"), ("cube", "inflection")):
+        assert run("diagnose", name, "--html", tmp_path / "page.html").returncode == 0
+        assert picture in (tmp_path / "page.html").read_text()
+    assert run("diagnose", "saddle", "--budget", "30", "--html", tmp_path / "page.html").returncode == 0
+    assert "level lines" not in (tmp_path / "page.html").read_text()
 
 
 def test_fail_on_turns_a_verdict_into_an_exit_code():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,8 +12,16 @@ from thalweg.cli.options import give_out, open_problem, problem_options, require
 from thalweg.diagnosis.diagnosis import diagnose
 from thalweg.diagnosis.purse import LEAST
 from thalweg.diagnosis.verdict import Verdict
+from thalweg.landscape.plane import plane
+from thalweg.landscape.plane_record import Plane
+from thalweg.landscape.slice import slice as line
+from thalweg.landscape.slice_record import Slice
+from thalweg.problem.problem import Problem
+from thalweg.progress import Progress
 
 __all__ = ["command"]
+
+_POINTS = 21  # along each side of the plane on the page
 
 
 @click.command("diagnose")
@@ -29,7 +38,8 @@ __all__ = ["command"]
     "html_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the diagnosis as a page.",
+    help="Write the diagnosis as a page, with the loss around the weights (about 250 gradient-equivalents "
+    "more; not with --budget).",
 )
 @click.option(
     "--figures",
@@ -75,8 +85,18 @@ def command(
         bar.phase("building the problem")
         opened = open_problem(problem, checkpoint, seed)
         diagnosis = diagnose(opened, seed=seed, budget=budget, progress=bar)
+        if budget is None and (html_path is not None or figures_path is not None):
+            diagnosis = replace(diagnosis, view=_around(opened, seed, bar))
     give_out(diagnosis, json_path, html_path)
     if figures_path is not None:
         diagnosis.save_figures(figures_path)
     if diagnosis.verdict.value in fail_on:
         sys.exit(1)
+
+
+def _around(problem: Problem, seed: int, progress: Progress) -> Plane | Slice:
+    """Measure what the page shows of the loss around the weights."""
+    progress.phase("looking around")
+    if sum(p.numel() for p in problem.parameters()) == 1:
+        return line(problem, seed=seed, progress=progress)
+    return plane(problem, points=_POINTS, seed=seed, progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -16,6 +16,8 @@ from thalweg.diagnosis.rules import judge
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.diagnosis.wording import describe
 from thalweg.errors import InputError
+from thalweg.landscape.plane_record import Plane
+from thalweg.landscape.slice_record import Slice
 from thalweg.problem.intact import intact
 from thalweg.problem.problem import Problem
 from thalweg.problem.stepping import Stepping
@@ -43,6 +45,8 @@ class Diagnosis(Record):
         num_heldout: held-out examples used.
         cost: what it took.
         provenance: what is needed to repeat it.
+        view: the loss around the weights for the page, by `thalweg.plane` or `thalweg.slice`;
+            ``dataclasses.replace(diagnosis, view=thalweg.plane(problem))`` puts one in.
     """
 
     schema: ClassVar[str] = "thalweg/diagnosis@1"
@@ -59,6 +63,7 @@ class Diagnosis(Record):
     num_heldout: int
     cost: Cost
     provenance: Provenance
+    view: Plane | Slice | None = field(default=None, metadata={"json": False}, compare=False)
 
     def __repr__(self) -> str:
         curvature = self.evidence.curvature
@@ -77,10 +82,17 @@ class Diagnosis(Record):
             evidence=self.evidence,
             moves=self.moves,
             move_steps=STEPS,
-            notes=self.notes,
+            notes=(*self.notes, *self._of_view()),
             sizes=(self.num_parameters, self.num_examples, self.num_heldout),
             cost=self.cost,
+            view=self.view.figures() if self.view is not None else (),
         )
+
+    def _of_view(self) -> tuple[str, ...]:
+        if self.view is None:
+            return ()
+        spent = self.view.cost.gradient_equivalents
+        return (f"The picture of the loss around the weights took {spent:,.0f} gradient-equivalents more.",)
 
 
 def diagnose(

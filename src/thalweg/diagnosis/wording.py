@@ -23,6 +23,7 @@ from thalweg.report.document import (
     signed,
     significant,
 )
+from thalweg.report.figures import Figure
 
 __all__ = ["ADVICE", "advise", "describe"]
 
@@ -109,8 +110,9 @@ def describe(
     notes: tuple[str, ...],
     sizes: tuple[int, int, int],
     cost: Cost,
+    view: tuple[Figure, ...] = (),
 ) -> Document:
-    """Return the document of a diagnosis."""
+    """Return the document of a diagnosis; ``view`` are pictures of the loss around the weights."""
     parameters, examples, heldout = sizes
     title = f"{name} · {_count(parameters, 'parameter')}"
     if examples > 1:
@@ -121,6 +123,7 @@ def describe(
         Headline(verdict.value, summary, tone, MEANING[verdict], how_sure(verdict, evidence)),  # type: ignore[arg-type]
         Note(advise(verdict, evidence, moves), "What to do"),
         Heading("The evidence"),
+        *view,
         *evidence_figures(evidence),
         Facts(facts(evidence, examples)),
     ]
