@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from thalweg.problem.loading import load_problem
     from thalweg.problem.problem import Problem
     from thalweg.training.loop import train
+    from thalweg.training.recorded import RecordedRun, read_run
+    from thalweg.training.recorder import Recorder
+    from thalweg.training.run_summary import RunSummary
     from thalweg.training.trajectory import Trajectory
 
 _HOMES = {
@@ -38,6 +41,9 @@ _HOMES = {
     "ModelError": "errors",
     "NumericalError": "errors",
     "Problem": "problem.problem",
+    "RecordedRun": "training.recorded",
+    "Recorder": "training.recorder",
+    "RunSummary": "training.run_summary",
     "Sharpness": "curvature.sharpness",
     "Spectrum": "curvature.spectrum",
     "ThalwegError": "errors",
@@ -48,6 +54,7 @@ _HOMES = {
     "escape": "diagnosis.escape",
     "load_problem": "problem.loading",
     "problems": "problem.builtin.registry",
+    "read_run": "training.recorded",
     "sharpness": "curvature.sharpness",
     "spectrum": "curvature.spectrum",
     "trace": "curvature.trace",
@@ -64,6 +71,9 @@ __all__ = [
     "ModelError",
     "NumericalError",
     "Problem",
+    "RecordedRun",
+    "Recorder",
+    "RunSummary",
     "Sharpness",
     "Spectrum",
     "ThalwegError",
@@ -76,6 +86,7 @@ __all__ = [
     "load_problem",
     "optim",
     "problems",
+    "read_run",
     "sharpness",
     "spectrum",
     "trace",

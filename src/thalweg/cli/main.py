@@ -23,6 +23,7 @@ _VERBS = {
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
+    "show": "Show what happened along a recorded training.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }
