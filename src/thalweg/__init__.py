@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from thalweg import optim
     from thalweg.curvature.density import Density, density
     from thalweg.curvature.sharpness import Sharpness, sharpness
-    from thalweg.curvature.spectrum import Spectrum, spectrum
+    from thalweg.curvature.spectrum_record import Spectrum, spectrum
     from thalweg.curvature.trace import trace
     from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
     from thalweg.diagnosis.escape import Escape, escape
@@ -45,7 +45,7 @@ _HOMES = {
     "Recorder": "training.recorder",
     "RunSummary": "training.run_summary",
     "Sharpness": "curvature.sharpness",
-    "Spectrum": "curvature.spectrum",
+    "Spectrum": "curvature.spectrum_record",
     "ThalwegError": "errors",
     "Trajectory": "training.trajectory",
     "Verdict": "diagnosis.verdict",
@@ -56,7 +56,7 @@ _HOMES = {
     "problems": "problem.builtin.registry",
     "read_run": "training.recorded",
     "sharpness": "curvature.sharpness",
-    "spectrum": "curvature.spectrum",
+    "spectrum": "curvature.spectrum_record",
     "trace": "curvature.trace",
     "train": "training.loop",
 }
