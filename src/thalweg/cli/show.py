@@ -7,8 +7,6 @@ from pathlib import Path
 import click
 
 from thalweg.cli.options import give_out, require_writable
-from thalweg.records import write_atomically
-from thalweg.report.drawing import to_png, to_svg
 from thalweg.training.recorded import read_run
 from thalweg.training.run_summary import summarise
 
@@ -20,22 +18,20 @@ __all__ = ["command"]
 @click.option("--json", "json_path", metavar="FILE", help="Write the record as JSON; - for standard output.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), metavar="FILE", help="Write a page.")
 @click.option(
-    "--pictures",
+    "--figures",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Write the pictures as PNG and SVG into a folder that exists.",
+    help="Write the pictures as PNG and SVG.",
 )
-def command(run: Path, json_path: str | None, html_path: Path | None, pictures: Path | None) -> None:
+def command(run: Path, json_path: str | None, html_path: Path | None, figures: Path | None) -> None:
     """Show what happened along the recorded RUN, a folder: one that has ended, is under way, or was killed.
 
     \b
     thalweg train digits-cnn --epochs 40 --record runs/a
     thalweg show runs/a --html run.html
     """
-    require_writable(json_path, html_path, pictures / "loss.png" if pictures is not None else None)
+    require_writable(json_path, html_path)
     summary = summarise(read_run(run))
-    for figure in summary.figures if pictures is not None else ():
-        assert pictures is not None
-        to_png(figure, pictures / f"{figure.name}.png")
-        write_atomically(pictures / f"{figure.name}.svg", to_svg(figure))
+    if figures is not None:
+        summary.save_figures(figures)
     give_out(summary, json_path, html_path)

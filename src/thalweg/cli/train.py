@@ -77,6 +77,14 @@ def _listed() -> str:
     help="Record what happens along the way, for thalweg show, and keep the state to go on from.",
 )
 @click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="X",
+    help="What recording may take, relative to the time of training.",
+)
+@click.option(
     "--resume", is_flag=True, help="Go on with the training in --record, as if it had not been interrupted."
 )
 def command(
@@ -91,6 +99,7 @@ def command(
     steps: int | None,
     output: Path | None,
     record: Path | None,
+    budget: float,
     resume: bool,
 ) -> None:
     """Train PROBLEM and show how the loss went, on the training and the held-out data.
@@ -108,9 +117,7 @@ def command(
     if epochs is not None and steps is not None:
         raise click.BadParameter("give --epochs or --steps, not both", param_hint="--steps")
     if resume and record is None:
-        raise click.BadParameter(
-            "--resume goes on with the training in --record; name it", param_hint="--resume"
-        )
+        raise click.BadParameter("name the training to go on with: --record FOLDER", param_hint="--resume")
     if output is not None:
         require_free(output)
     with working() as bar:
@@ -127,6 +134,7 @@ def command(
             seed=seed,
             record=record,
             resume=resume,
+            budget=budget,
             progress=bar,
         )
         if output is not None and opened.model is not None:

@@ -85,14 +85,14 @@ def _gradient(stretches: Sequence[Window]) -> Finding | None:
     noise = 1 - min(max((value / raw[-1]) ** 2, 0.0), 1.0) if raw[-1] > 0 else 0.0
     answer = {
         "near zero": f"it ends near zero: at {_percent(high / largest)} of its largest value at most",
-        "far from zero": f"it does not end near zero: at {_percent(low / largest)} of its largest value at least",
+        "far from zero": f"it does not end near zero: at {_percent(low / largest)} of its largest at least",
         "undecided": "whether it ends near zero cannot be told from this: it ends between "
         f"{_percent(low / largest)} and {_percent(high / largest)} of its largest value",
     }[gradient_end(stretches)]
     return Finding(
         "gradient",
-        f"the norm of a batch's gradient ends at {significant(raw[-1])}, {_percent(raw[-1] / max(raw))} of its "
-        f"largest value, but {_percent(noise)} of its square is noise; without that the gradient is "
+        f"the norm of a batch's gradient ends at {significant(raw[-1])}, {_percent(raw[-1] / max(raw))} of "
+        f"its largest value, but {_percent(noise)} of its square is noise; without that the gradient is "
         f"{significant(value)} (95 %: {significant(low)} … {significant(high)}), and {answer}",
     )
 
@@ -160,8 +160,8 @@ def _path(path: PathShape | None) -> Finding | None:
     null = " and ".join(_percent(share) for share in path.random_walk[:2])
     return Finding(
         "path",
-        f"two principal components explain {shares} of the way; a random walk has {null} too, so that the shape "
-        f"of the picture alone says nothing. From start to end it is {_percent(path.straightness)} of the way",
+        f"two principal components explain {shares} of the way, those of a random walk {null}: the shape of "
+        f"the picture alone says nothing. As the crow flies it is {_percent(path.straightness)} of the way",
     )
 
 

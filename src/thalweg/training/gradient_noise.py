@@ -54,8 +54,8 @@ class GradientNoise:
         watched = moment.captures
         if watched.coupled:
             moment.note(
-                "Batch normalisation makes the examples of a batch depend on each other: the noise is that of "
-                "their contributions given the batch's statistics, its own parameters left out."
+                "Batch normalisation makes the examples of a batch depend on each other: the noise is that "
+                "of their contributions given the batch's statistics, its own parameters left out."
             )
         elif watched.coverage < 1:
             moment.note(

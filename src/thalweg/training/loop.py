@@ -44,6 +44,7 @@ def train(
     seed: int = 0,
     record: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    budget: float = 0.05,
     progress: Progress | None = None,
 ) -> Trajectory:
     """Train the model of ``problem`` in place, and tell how it went.
@@ -68,12 +69,13 @@ def train(
         steps: how many steps, in place of ``epochs``.
         seed: of the order of the examples and of what the model draws; the same seed from the same weights
             gives the same weights.
-        record: a folder in which a `thalweg.Recorder` writes down what happens along the way, with its
-            default budget, and in which the state of the training is kept at the ends of epochs;
-            `thalweg.read_run` reads it. Training goes as it would without, bit for bit.
+        record: a folder in which a `thalweg.Recorder` writes down what happens along the way, and in which
+            the state of the training is kept at the ends of epochs; `thalweg.read_run` reads it. Training
+            goes as it would without, bit for bit.
         resume: go on with the training in ``record``, from the last state that was kept, as if it had never
             been interrupted, bit for bit; the problem is the one it began with. ``epochs`` and ``steps`` may
             be others and count from its beginning. Where nothing was kept yet it begins.
+        budget: what recording may take, relative to the time of training.
         progress: is told how far the work is.
 
     Returns:
@@ -110,7 +112,9 @@ def train(
         recorder = None
         if keeper is not None and record is not None:
             recorder = stack.enter_context(
-                open_recorder(problem, made, closure, measured.train, record, keeper.resume_from, seed)
+                open_recorder(
+                    problem, made, closure, measured.train, record, keeper.resume_from, budget, seed
+                )
             )
         taken = Steps(problem, made, closure, data.examples or measured.train.examples, recorder)
         stack.enter_context(_conditions(problem.model, seed))

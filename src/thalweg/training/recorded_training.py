@@ -97,6 +97,7 @@ def open_recorder(
     objective: Objective,
     folder: str | os.PathLike[str],
     resume_from: int | None,
+    budget: float,
     seed: int,
 ) -> Recorder:
     """Make the recorder of a training; its probe are the first 128 examples of the training sample.
@@ -117,7 +118,14 @@ def open_recorder(
         names.remove("rank")
     model = problem.model if problem.model is not None else _Point(problem.parameters()[0])
     return Recorder(
-        folder, model, optimizer, probe=objective, quantities=names, resume_from=resume_from, seed=seed
+        folder,
+        model,
+        optimizer,
+        probe=objective,
+        quantities=names,
+        resume_from=resume_from,
+        seed=seed,
+        budget=budget,
     )
 
 

@@ -61,12 +61,12 @@ def gradient_figure(run: RecordedRun, stretches: Sequence[Window]) -> Figure | N
     return Figure(
         "gradient",
         "Gradient norm along training",
-        f"The batch gradient's norm goes from {significant(seen[0].raw_norm)} to {significant(seen[-1].raw_norm)}; "
+        f"A batch's gradient goes from {significant(seen[0].raw_norm)} to {significant(seen[-1].raw_norm)}; "
         f"without noise from {significant(first[0])} to {significant(last[0])} "
         f"(95 %: {significant(last[1])} to {significant(last[2])}).",
         (LinePlot("", STEP, Axis("‖g‖", "log"), series),),
-        "Every stretch of the run: the mean of ‖g‖² − tr Σ/B over its measured steps, with Student's interval. An "
-        "interval that reaches the bottom holds zero.",
+        "For each stretch of the run the mean of ‖g‖² − tr Σ/B over its measured steps, with Student's "
+        "interval. One that reaches the bottom holds zero.",
     )
 
 
@@ -120,7 +120,7 @@ def _noise(run: RecordedRun) -> Figure | None:
     return Figure(
         "noise-scale",
         "Noise scale along training",
-        f"The noise scale goes from {significant(y[0])} to {significant(y[-1])} examples; a step has {size:.0f}.",
+        f"It goes from {significant(y[0])} to {significant(y[-1])} examples; a step has {size:.0f}.",
         (
             LinePlot(
                 "",
@@ -138,7 +138,8 @@ def _path(path: PathShape | None) -> Figure | None:
     if path is None:
         return None
     x, y = (tuple(point[i] for point in path.points) for i in (0, 1))
-    axes = [Axis(f"component {i + 1}, {100 * path.explained[i]:.0f} % of the variance") for i in (0, 1)]
+    shares = [f"{100 * share:.0f} %" for share in path.explained]
+    across, up = (Axis(f"component {i + 1}, {shares[i]} of the variance") for i in (0, 1))
     marks = (Mark(x[0], y[0], "start", "start"), Mark(x[-1], y[-1], "end", f"step {path.steps[-1]:,}"))
     bars = tuple(
         Bar(f"component {i + 1}", share, note=f"random walk {100 * path.random_walk[i]:.0f} %")
@@ -147,10 +148,12 @@ def _path(path: PathShape | None) -> Figure | None:
     return Figure(
         "path",
         "The way of the weights",
-        f"The first two components explain {100 * sum(path.explained[:2]):.0f} % of the way, those of a random walk "
-        f"{100 * sum(path.random_walk[:2]):.0f} %.",
+        f"The first two components explain {100 * sum(path.explained[:2]):.0f} % of the way, those of a "
+        f"random walk {100 * sum(path.random_walk[:2]):.0f} %.",
         (
-            LinePlot("in the plane of its first two principal components", *axes, (Series("", x, y),), marks),
+            LinePlot(
+                "in the plane of its first two principal components", across, up, (Series("", x, y),), marks
+            ),
             BarPlot(
                 "explained variance",
                 Axis("share"),
@@ -158,8 +161,8 @@ def _path(path: PathShape | None) -> Figure | None:
                 tuple(Reference(share, "", "x") for share in path.random_walk[:1]),
             ),
         ),
-        "A random walk in many dimensions has 61 %, 15 %, 7 % … and draws the same smooth curves, so neither the "
-        f"shares nor the shape prove a valley. From sketches, distances within ± {100 * path.error:.0f} %.",
+        "A random walk in many dimensions has 61 %, 15 %, 7 % … and draws the same smooth curves: neither "
+        f"shares nor shape prove a valley. From sketches: distances within ± {100 * path.error:.0f} %.",
     )
 
 

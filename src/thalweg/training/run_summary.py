@@ -41,7 +41,7 @@ class RunSummary(Record):
         cost: measurements and seconds by quantity.
         events: what happened.
         notes: what could not be read.
-        figures: the pictures.
+        pictures: what there is to draw.
     """
 
     schema: ClassVar[str] = "thalweg/run-summary@1"
@@ -63,7 +63,7 @@ class RunSummary(Record):
     cost: Mapping[str, tuple[int, float]]
     events: tuple[Event, ...]
     notes: tuple[str, ...]
-    figures: tuple[Figure, ...] = field(metadata={"json": False}, compare=False)
+    pictures: tuple[Figure, ...] = field(metadata={"json": False}, compare=False)
     _tone: Tone = field(metadata={"json": False})
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class RunSummary(Record):
         table = self._table()
         if table is not None:
             blocks.append(table)
-        blocks += self.figures
+        blocks += self.pictures
         blocks += [Note(e.text) for e in self.events if e.kind in {"off", "note", "storage"}]
         blocks += [Note(note) for note in self.notes]
         blocks.append(Note(self._cost()))
@@ -161,7 +161,7 @@ def summarise(run: RecordedRun) -> RunSummary:
         cost=spent,
         events=run.events,
         notes=run.notes,
-        figures=run_figures(run, stretches, path),
+        pictures=run_figures(run, stretches, path),
         _tone=tone,
     )
 
