@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from thalweg.errors import InputError
 
-__all__ = ["Budget", "water_filled"]
+__all__ = ["Budget", "require_budget", "water_filled"]
 
 MEMORY = 0.9  # of the moving averages of costs
 MARGIN = 0.8  # of the budget is planned with: hooks and cold caches cost what no clock here sees
@@ -32,12 +32,6 @@ class Budget:
     """
 
     def __init__(self, fraction: float, guesses: Mapping[str, float]) -> None:
-        if not fraction > 0:
-            raise InputError(
-                "the budget cannot be used",
-                expected="a share of the training time above 0, such as 0.05; float('inf') for no limit",
-                got=str(fraction),
-            )
         self.fraction = fraction
         self.setup, self.spent, self.trained = 0.0, 0.0, 0.0
         self.by_quantity: dict[str, tuple[int, float]] = {}
@@ -121,6 +115,16 @@ class Budget:
             name: math.ceil(steps if given[name] >= needs[name] else self.cost(name) / given[name])
             for name, steps in wanted.items()
         }
+
+
+def require_budget(fraction: float) -> None:
+    """Raise InputError for a share of the training time that is none."""
+    if not fraction > 0:
+        raise InputError(
+            "the budget cannot be used",
+            expected="a share of the training time above 0, such as 0.05; float('inf') for no limit",
+            got=str(fraction),
+        )
 
 
 def water_filled(needs: Mapping[str, float], total: float) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import ModelError
 from thalweg.training.example_norms import Rule, rule_for
+from thalweg.training.unkept import Unkept
 
 __all__ = ["Captures", "Contributions"]
 
@@ -76,7 +77,7 @@ class Captures:
         self._passes, self._failure, self.seconds = {}, None, 0.0
         for name, (module, rule) in self._rules.items():
             look = partial(self._forward, name, rule, current)
-            self._handles.append(module.register_forward_hook(look))
+            self._handles.append(module.register_forward_hook(Unkept(look)))
 
     def take_off(self) -> None:
         """Stop watching."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.optim.whole import Step
+from thalweg.problem.intact import random_state_kept
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.training.captures import Captures
 from thalweg.training.schedule import Every, Schedule
@@ -231,8 +232,9 @@ class Own:
     needs_captures: bool = False
 
     def measure(self, moment: Moment) -> Values:
-        """Call it."""
-        result = self.function(moment)
+        """Call it; what it draws from the global random states is put back."""
+        with random_state_kept():
+            result = self.function(moment)
         return dict(result) if isinstance(result, Mapping) else {self.name: result}
 
 

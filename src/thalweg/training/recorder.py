@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.training.agenda import Agenda
-from thalweg.training.budget import Budget
+from thalweg.training.budget import Budget, require_budget
 from thalweg.training.captures import Captures
 from thalweg.training.path_sketch import PathSketch
 from thalweg.training.quantities import Moment, Quantity
 from thalweg.training.recording import opened
 from thalweg.training.selection import Chosen, chosen, probe_over
+from thalweg.training.unkept import Unkept
 
 __all__ = ["Recorder"]
 
@@ -87,6 +88,7 @@ class Recorder:
         seed: int = 0,
     ) -> None:
         begun = time.perf_counter()
+        require_budget(budget)
         model = getattr(model, "_orig_mod", model)
         with random_state_kept():
             named = dict(model.named_parameters())
@@ -102,6 +104,7 @@ class Recorder:
         self._noted: set[str] = set()
         self._captures: Captures | None = None  # while they watch
         self._watching: Captures | None = None
+        self._counting: Any = None  # the hook that counts examples
         self._row: dict[str, float | Tensor] = {}
         self._rows: list[dict[str, float | Tensor]] = []
         self._own = 0.0  # seconds, since the last step
@@ -112,7 +115,6 @@ class Recorder:
         self._handles: list[Any] = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
-            model.register_forward_pre_hook(self._count, with_kwargs=True),
         ]
         self._mark = self._written = time.perf_counter()
         self._begun = self._mark - self._opened.seconds
@@ -143,8 +145,7 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._captures is not None:
-            self._captures.take_off()
+        self._stop_watching()
         self._write()
         spent = {name: [times, round(total, 4)] for name, (times, total) in self._budget.by_quantity.items()}
         folder = self._opened.folder
@@ -186,7 +187,7 @@ class Recorder:
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         """Note how many examples a training pass of the model has."""
-        if self._squares_wanted and torch.is_grad_enabled():
+        if torch.is_grad_enabled():
             first = next(
                 (v for v in (*inputs, *keywords.values()) if isinstance(v, Tensor) and v.dim()), None
             )
@@ -269,18 +270,25 @@ class Recorder:
         self._due = self._agenda.due(self.step + 1)
         moment.squares = []
         self._wants_before = self._squares_wanted = False
-        if self._captures is not None:
-            self._captures.take_off()
-            self._captures = moment.captures = None
+        self._stop_watching()
         for quantity in self._due:
             self._wants_before |= quantity.needs_before
             if quantity.needs_captures:
                 self._watch(accumulated=before > 1)
 
+    def _stop_watching(self) -> None:
+        if self._counting is not None:
+            self._counting.remove()
+            self._counting = None
+        if self._captures is not None:
+            self._captures.take_off()
+            self._captures = self._moment.captures = None
+
     def _watch(self, *, accumulated: bool) -> None:
         """Have the noise of the coming step shown: by its batches where it has several, or by the layers."""
         if accumulated:
             self._squares_wanted = True
+            self._counting = self._model.register_forward_pre_hook(Unkept(self._count), with_kwargs=True)
             return
         if self._watching is None:
             self._watching = Captures(self._model)

@@ -183,9 +183,6 @@ def _spent(costs: list[Event]) -> tuple[dict[str, tuple[int, float]], float | No
 
 
 def _sentence(finding: Finding) -> str:
-    text = (
-        finding.sentence[0].upper() + finding.sentence[1:]
-        if finding.sentence[0].isalpha()
-        else finding.sentence
-    )
+    first, rest = finding.sentence[0], finding.sentence[1:]
+    text = (first.upper() if first.isascii() else first) + rest  # λ stays λ
     return text if finding.since is None else f"{text}, since step {finding.since:,}"
