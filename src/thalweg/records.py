@@ -19,7 +19,8 @@ import torch
 
 from thalweg.errors import InputError
 from thalweg.report.citation import BIBTEX
-from thalweg.report.document import Block, Document, Facts, Heading, Note, Quoted
+from thalweg.report.curves import to_figure
+from thalweg.report.document import Block, Curves, Document, Facts, Heading, Note, Quoted
 from thalweg.report.drawing import to_png, to_svg
 from thalweg.report.figures import Figure, together
 from thalweg.report.glossary import words_in
@@ -100,7 +101,9 @@ class Record(ABC):
 
     def figures(self) -> tuple[Figure, ...]:
         """Return the pictures of the record; `thalweg.report.drawing` draws them."""
-        return self.document().figures
+        blocks = self.document().blocks
+        drawn = (to_figure(block) if isinstance(block, Curves) else block for block in blocks)
+        return tuple(block for block in drawn if isinstance(block, Figure))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to ``path``.
@@ -152,14 +155,12 @@ class Record(ABC):
         return tuple(written)
 
     def _picture(self) -> Figure:
-        document = self.document()
-        if not document.figures:
+        figures = self.figures()
+        if not figures:
             raise InputError(
                 f"there is no picture of this {type(self).__name__}", hint="save it as .html or .txt"
             )
-        if len(document.figures) == 1:
-            return document.figures[0]
-        return together("figures", document.title, document.figures)
+        return figures[0] if len(figures) == 1 else together("figures", self.document().title, figures)
 
     def _page(self) -> Document:
         """The document with what a page that is kept must say besides: where it comes from."""

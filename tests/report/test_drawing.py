@@ -149,6 +149,11 @@ def test_every_reference_inside_a_drawing_leads_somewhere_and_colours_have_class
     assert "style=" not in svg
 
 
+def test_all_of_a_curve_is_in_view():
+    svg = to_svg(figure(line(Series("f", (0.0, 15.0, 30.0), (5.0, 7.0, 9.0)))))
+    assert {"0", "30", "5", "9"} <= set(words(svg))
+
+
 def test_a_picture_that_cannot_be_written_is_one_error(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         to_png(figure(line()), tmp_path / "missing" / "a.png")

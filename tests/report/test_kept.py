@@ -9,7 +9,7 @@ import pytest
 from thalweg.errors import InputError
 from thalweg.records import Record
 from thalweg.report.citation import BIBTEX
-from thalweg.report.document import Document, Note
+from thalweg.report.document import Curves, Document, Note
 from thalweg.report.figures import Axis, Bar, BarPlot, Figure
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,13 @@ def test_a_record_without_pictures_says_so(tmp_path):
     with pytest.raises(InputError, match="no picture"):
         Told().save(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_are_pictures_too(tmp_path):
+    told = Told((Curves("Loss", "2 epochs", (("training", (3.0, 2.0, 1.0)),)),))
+    assert [figure.name for figure in told.figures()] == ["curves"]
+    told.save(tmp_path / "a.svg")
+    assert "training from 3.00 to 1.00" in (tmp_path / "a.svg").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_one_error(tmp_path):

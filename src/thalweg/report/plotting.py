@@ -156,7 +156,8 @@ def _references(references: tuple[Reference, ...], axes: Any) -> None:
 
 
 def _marks(marks: tuple[Mark, ...], axes: Any) -> None:
-    axes.autoscale(enable=False)
+    axes.autoscale_view()
+    axes.autoscale(enable=False)  # what is told beside the marks does not move them
     for mark in marks:
         shape, colour = _SHAPES[mark.kind]
         look = {"color": LIGHT[colour], "mec": LIGHT["ground"], "mew": 0.8, "ms": 7}
