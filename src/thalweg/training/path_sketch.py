@@ -40,7 +40,7 @@ class PathSketch:
     at_gradient = False
     needs_before = True
     needs_captures = False
-    _last: tuple[int, Tensor, Tensor] | None = None
+    _last: tuple[int, Tensor] | None = None
 
     @property
     def again(self) -> bool:
@@ -51,12 +51,14 @@ class PathSketch:
         """Cost: a copy of the weights and a few passes over them."""
         assert moment.before is not None
         step = self.sketch.of([p - b for p, b in zip(moment.parameters, moment.before, strict=True)])
-        if self._last is not None and self._last[0] == moment.step - 1:
-            _, _, last = self._last
-            self._last = None
-            size = step.norm() * last.norm()
-            return {"step/cos_prev": float((step @ last / size).clamp(-1, 1))} if size > 0 else {}
-        now = self.sketch.of(moment.parameters)
-        self._last = (moment.step, now, step)
-        self.keep(moment.step, now.numpy())
-        return {"dist/init": float(torch.dist(now, self.start))}
+        found: dict[str, float | Tensor] = {}
+        last, self._last = self._last, None
+        follows = last is not None and last[0] == moment.step - 1
+        if follows and last is not None and (size := step.norm() * last[1].norm()) > 0:
+            found["step/cos_prev"] = float((step @ last[1] / size).clamp(-1, 1))
+        if not follows or self.schedule == Every(1):
+            now = self.sketch.of(moment.parameters)
+            self._last = (moment.step, step)
+            self.keep(moment.step, now.numpy())
+            found["dist/init"] = float(torch.dist(now, self.start))
+        return found

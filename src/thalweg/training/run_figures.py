@@ -51,7 +51,7 @@ def gradient_figure(run: RecordedRun, stretches: Sequence[Window]) -> Figure | N
         Series(
             "without the noise, 95 %",
             middle,
-            tuple(v if v > floor else math.nan for v, _, _ in norms),
+            tuple(max(v, floor) for v, _, _ in norms),
             tuple(max(low, floor) for _, low, _ in norms),
             tuple(max(high, floor) for _, _, high in norms),
             style="joined",
@@ -66,7 +66,7 @@ def gradient_figure(run: RecordedRun, stretches: Sequence[Window]) -> Figure | N
         f"(95 %: {significant(last[1])} to {significant(last[2])}).",
         (LinePlot("", STEP, Axis("‖g‖", "log"), series),),
         "For each stretch of the run the mean of ‖g‖² − tr Σ/B over its measured steps, with Student's "
-        "interval. One that reaches the bottom holds zero.",
+        "interval. One that reaches the bottom holds zero; a mark there is an estimate of nothing at all.",
     )
 
 

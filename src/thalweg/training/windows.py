@@ -88,10 +88,10 @@ def windows(run: RecordedRun) -> tuple[Window, ...]:
         steps, _ = run.series(name)
         if len(steps):
             break
-    number = max(1, min(MOST, len(steps) // FEWEST))
-    ends = [int(steps[min(len(steps), round(len(steps) * (i + 1) / number)) - 1]) for i in range(number)]
     if not len(steps):
         return ()
+    number = max(1, min(MOST, len(steps) // FEWEST))
+    ends = [int(steps[min(len(steps), round(len(steps) * (i + 1) / number)) - 1]) for i in range(number)]
     ends[-1] = max(ends[-1], run.last_step)
     return tuple(_window(run, a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True) if b > a)
 
