@@ -16,7 +16,7 @@ MARGIN = 0.8  # of the budget is planned with: hooks and cold caches cost what n
 class Budget:
     """Keeps the time that recording takes at a share of the time that training takes.
 
-    All times are wall clock, measured along the run. The quantities together may take ``fraction`` of the
+    All times are measured along the run. The quantities together may take ``fraction`` of the
     training time; each gets an equal part of that, and what one does not need goes to the others, so that
     what is cheap is measured as often as it was asked for and what is dear shares the rest.
 

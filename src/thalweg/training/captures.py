@@ -42,6 +42,10 @@ class Captures:
     that are applied twice in a pass, share their weights with others or are not known (batch normalisation,
     attention projections, layers of one's own) are not covered.
 
+    Args:
+        model: whose layers are watched.
+        clock: by which the time spent looking is taken.
+
     Attributes:
         layers: names of the layers that are watched.
         coverage: the share of the trainable parameters that they hold.
@@ -49,7 +53,8 @@ class Captures:
         seconds: spent looking since the hooks were put on.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         owners: dict[nn.Parameter, int] = {}
         modules = dict(model.named_modules())
         for module in modules.values():
@@ -144,12 +149,12 @@ class Captures:
     ) -> None:
         if self._failure is not None or not self._handles:
             return
-        begun = time.perf_counter()
+        begun = self._clock()
         try:
             self._enter(name, rule, number, module, a, delta.reshape(shape))
         except Exception as error:  # a measurement never stops the backward pass
             self._failure, self._passes = error, {}
-        self.seconds += time.perf_counter() - begun
+        self.seconds += self._clock() - begun
 
     @torch.no_grad()
     def _enter(self, name: str, rule: Rule, number: int, module: nn.Module, a: Tensor, delta: Tensor) -> None:

@@ -58,8 +58,8 @@ class Recorder:
         quantities: names, or names with when to measure each: an interval in steps, a list of steps, `Every`,
             `LogSpaced` or `AtSteps`. A function of a `Moment` that returns a number is a name too. By default
             all.
-        budget: what recording may take, relative to the time of training; intervals grow to keep to it.
-            Infinity for no limit.
+        budget: what recording may take, relative to the time of training (on the CPU that of the processor);
+            intervals grow to keep to it. Infinity for no limit.
         resume_from: go on with the run in the folder after so many steps; what it says about later ones is
             superseded. None for a new run.
         seed: of the sketch and of the probe's directions.
@@ -87,9 +87,12 @@ class Recorder:
         resume_from: int | None = None,
         seed: int = 0,
     ) -> None:
-        begun = time.perf_counter()
         require_budget(budget)
         model = getattr(model, "_orig_mod", model)
+        # On the CPU the processor's time: other processes, whose turn it is meanwhile, are nobody's cost.
+        on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+        self._clock = time.process_time if on_cpu else time.perf_counter
+        begun = self._clock()
         with random_state_kept():
             named = dict(model.named_parameters())
             parameters = [named[name] for name in ParameterSpace.of(model).names]
@@ -116,8 +119,9 @@ class Recorder:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
-        self._mark = self._written = time.perf_counter()
-        self._begun = self._mark - self._opened.seconds
+        self._written = time.perf_counter()
+        self._begun = self._written - self._opened.seconds
+        self._mark = self._clock()
         self._budget.setup = self._mark - begun
         self._prepare()
 
@@ -126,7 +130,7 @@ class Recorder:
 
         Where gradients are accumulated, hand over each of them: their sum is recorded.
         """
-        begun = time.perf_counter()
+        begun = self._clock()
         moment = self._moment
         moment.passes += 1
         if moment.passes == 1:
@@ -135,7 +139,7 @@ class Recorder:
             moment.loss = moment.loss + loss.detach()
         if self._squares_wanted and loss.requires_grad:
             loss.register_hook(self._after_backward)
-        self._own += time.perf_counter() - begun
+        self._own += self._clock() - begun
         return loss
 
     def close(self) -> None:
@@ -199,14 +203,14 @@ class Recorder:
         engine.queue_callback(self._note_square)
 
     def _note_square(self) -> None:
-        begun = time.perf_counter()
+        begun = self._clock()
         with contextlib.suppress(Exception), torch.no_grad():
             squares = [g.detach().float().square().sum() for g in self._moment.gradients]
             self._moment.squares.append(torch.stack(squares).sum())
-        self._own += time.perf_counter() - begun
+        self._own += self._clock() - begun
 
     def _before(self, optimizer: torch.optim.Optimizer, inputs: Any, keywords: dict[str, Any]) -> None:
-        begun = time.perf_counter()
+        begun = self._clock()
         moment = self._moment
         given = [value for value in inputs if value is not optimizer] or [keywords.get("closure")]
         moment.closure = callable(given[0])
@@ -216,10 +220,10 @@ class Recorder:
             moment.before = [p.detach().clone() for p in self._parameters]
         if self._due and not moment.closure:
             self._measure(at_gradient=True)
-        self._own += time.perf_counter() - begun
+        self._own += self._clock() - begun
 
     def _after(self, optimizer: torch.optim.Optimizer, inputs: Any, keywords: dict[str, Any]) -> None:
-        begun = time.perf_counter()
+        begun = self._clock()
         moment = self._moment
         if self._due:
             if moment.closure:
@@ -229,12 +233,13 @@ class Recorder:
             self._measure(at_gradient=False)
         self.step = moment.step
         if self._row:
-            self._rows.append({"step": self.step, "time": round(begun - self._begun, 5), **self._row})
+            passed = round(time.perf_counter() - self._begun, 5)
+            self._rows.append({"step": self.step, "time": passed, **self._row})
             self._row = {}
         self._prepare()
-        if begun - self._written > WRITE_EVERY:
+        if time.perf_counter() - self._written > WRITE_EVERY:
             self._write()
-        now = time.perf_counter()
+        now = self._clock()
         own = self._own + now - begun
         self._budget.train(max(now - self._mark - own, 0.0))
         self._budget.spend(own - self._entered)
@@ -245,7 +250,7 @@ class Recorder:
         for quantity in self._due:
             if quantity.at_gradient is not at_gradient:
                 continue
-            begun = time.perf_counter()
+            begun = self._clock()
             try:
                 self._row.update(quantity.measure(self._moment))
             except Exception as error:
@@ -253,7 +258,7 @@ class Recorder:
                 continue
             if self._agenda.is_steady(quantity):
                 continue
-            spent = time.perf_counter() - begun
+            spent = self._clock() - begun
             if quantity.needs_captures and self._captures is not None:
                 spent += self._captures.seconds
                 self._own += self._captures.seconds
@@ -291,7 +296,7 @@ class Recorder:
             self._counting = self._model.register_forward_pre_hook(Unkept(self._count), with_kwargs=True)
             return
         if self._watching is None:
-            self._watching = Captures(self._model)
+            self._watching = Captures(self._model, self._clock)
         self._captures = self._moment.captures = self._watching
         self._captures.put_on(lambda: self._moment.passes)
 

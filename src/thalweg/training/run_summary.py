@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from thalweg.records import Record
-from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, Tone, significant
+from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, Tone, significant
 from thalweg.report.figures import Figure
 from thalweg.training.findings import Finding, GradientEnd, findings, gradient_end, trend
 from thalweg.training.recorded import Event, RecordedRun
@@ -72,18 +72,8 @@ class RunSummary(Record):
     def document(self) -> Document:
         """Describe the run for people."""
         count = f" · {self.num_parameters:,} parameters" if self.num_parameters is not None else ""
-        curves = [
-            ("loss", tuple(w.loss.value if w.loss is not None else math.nan for w in self.windows)),
-            ("‖g‖ of a batch", tuple(math.nan if w.raw_norm is None else w.raw_norm for w in self.windows)),
-            ("without noise", tuple(math.nan if w.norm is None else w.norm[0] for w in self.windows)),
-        ]
-        shown = tuple(c for c in curves if sum(map(math.isfinite, c[1])) > 1)
         blocks: list[Block] = [Headline(self.state, self.summary, self._tone)]
         blocks.append(Facts(tuple((one.topic, _sentence(one)) for one in self.findings)))
-        if shown:
-            blocks += [Curves(c[0], f"{self.steps:,} steps", (c,)) for c in shown[:1]]
-        if len(shown) > 1:
-            blocks.append(Curves("Gradient norm", f"{self.steps:,} steps", shown[1:]))
         table = self._table()
         if table is not None:
             blocks.append(table)
@@ -96,18 +86,17 @@ class RunSummary(Record):
         )
 
     def _table(self) -> Table | None:
-        seen = [w for w in self.windows if w.norm is not None]
-        if not seen:
+        if len(self.windows) < 2:
             return None
         rows = []
-        for w in seen:
-            value, low, high = w.norm or (0.0, 0.0, 0.0)
+        for w in self.windows:
+            norm = "–" if w.norm is None else "{} ({} … {})".format(*(significant(x) for x in w.norm))
             rows.append(
                 (
                     f"{w.begin:,} – {w.end:,}",
                     significant(w.loss.value if w.loss is not None else None, 3),
                     significant(w.raw_norm),
-                    f"{significant(value)} ({significant(low)} … {significant(high)})",
+                    norm,
                     significant(w.noise_scale),
                     significant(w.critical if w.critical is not None and math.isfinite(w.critical) else None),
                 )

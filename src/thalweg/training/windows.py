@@ -110,7 +110,7 @@ def _window(run: RecordedRun, begin: int, end: int) -> Window:
         begin=begin,
         end=end,
         loss=_mean(within("loss/train")),
-        raw_square=_mean(within("grad/covered") ** 2),
+        raw_square=_mean(within("grad/covered" if len(noise) else "grad/norm") ** 2),
         square=signal,
         noise_scale=size * float(noise.mean()) / signal.value if seen and signal and size else None,
         examples=size,
