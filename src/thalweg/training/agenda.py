@@ -11,7 +11,8 @@ from thalweg.training.schedule import AtSteps, Every
 
 __all__ = ["Agenda"]
 
-LONGEST_WAIT = 1000  # steps until it is looked again whether something can be paid for
+_NOTHING: list[Quantity] = []
+SHORTEST_WAIT, LONGEST_WAIT = 8, 1000  # steps until it is looked again whether something can be paid for
 
 
 class Agenda:
@@ -24,24 +25,27 @@ class Agenda:
         quantities: what is recorded.
         budget: what that may cost.
         step: the last one that was taken.
+
+    Attributes:
+        steady: the steady quantities.
     """
 
     def __init__(self, quantities: Sequence[Quantity], budget: Budget, step: int) -> None:
         self.quantities, self._budget = list(quantities), budget
         self._next = {q.name: q.schedule.next_after(step) for q in quantities}
         self._intervals: dict[str, int] = {}
-        self._steady: list[Quantity] = []
+        self.steady: list[Quantity] = []
         self._thinned = 1  # steady quantities are measured every so many steps
         self._look_at = step + 1
 
     def due(self, step: int) -> list[Quantity]:
         """Return what to measure at ``step``, the one that comes."""
         if step < self._look_at:
-            return self._steady if self._thinned == 1 or step % self._thinned == 0 else []
+            return self.steady if self._thinned == 1 or step % self._thinned == 0 else _NOTHING
         found, purse, wake = [], self._budget.purse, step + LONGEST_WAIT
         for quantity in self.quantities:
             at = self._next[quantity.name]
-            steady = quantity in self._steady
+            steady = quantity in self.steady
             if steady and step % self._thinned:
                 continue
             if at is None or at > step:
@@ -50,16 +54,17 @@ class Agenda:
             if not steady and not isinstance(quantity.schedule, AtSteps):
                 cost = self._budget.cost(quantity.name)
                 if cost > purse and not self._budget.is_small_change(quantity.name):
-                    wake = min(wake, step + self._budget.steps_to_earn(cost - purse))
+                    wait = max(self._budget.steps_to_earn(cost - purse), SHORTEST_WAIT)
+                    wake = min(wake, step + wait)
                     continue
                 purse -= cost
             found.append(quantity)
         self._look_at = max(wake, step + 1)
-        return found
+        return found if len(found) > len(self.steady) or found != self.steady else self.steady
 
     def is_steady(self, quantity: Quantity) -> bool:
         """Say whether ``quantity`` is measured as a matter of course, without a look at what it costs."""
-        return quantity in self._steady
+        return quantity in self.steady
 
     def measured(self, quantity: Quantity, step: int) -> None:
         """Note that ``quantity`` was measured at ``step``, and when it will be next."""
@@ -78,7 +83,7 @@ class Agenda:
     def drop(self, quantity: Quantity) -> None:
         """Measure ``quantity`` no more."""
         self.quantities = [q for q in self.quantities if q is not quantity]
-        self._steady = [q for q in self._steady if q is not quantity]
+        self.steady = [q for q in self.steady if q is not quantity]
         del self._next[quantity.name]
 
     def plan(self, step: int) -> None:
@@ -88,7 +93,7 @@ class Agenda:
             step: the last one that was taken.
         """
         budget = self._budget
-        self._steady = [
+        self.steady = [
             q
             for q in self.quantities
             if q.schedule == Every(1) and budget.has_measured(q.name) and budget.is_small_change(q.name)
@@ -99,7 +104,7 @@ class Agenda:
             if isinstance(q.schedule, Every)
             else float((q.schedule.next_after(step) or math.inf) - step)
             for q in self.quantities
-            if not isinstance(q.schedule, AtSteps) and q not in self._steady
+            if not isinstance(q.schedule, AtSteps) and q not in self.steady
         }
         self._intervals = budget.intervals(wanted)
         self._look_at = step + 1

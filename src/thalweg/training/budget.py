@@ -44,14 +44,16 @@ class Budget:
         """The time spent on recording, setup included, relative to that spent on training, so far."""
         return (self.setup + self.spent) / self.trained if self.trained > 0 else 0.0
 
-    def train(self, seconds: float) -> None:
-        """Enter what a step of training took."""
+    def train(self, seconds: float, steps: int = 1) -> None:
+        """Enter what ``steps`` steps of training took together."""
         self.trained += seconds
-        self._steps += 1
+        self._steps += steps
+        one = seconds / steps
         if self._step is None or self._steps == 2:  # the first step warms up
-            self._step = seconds
-        elif seconds < 10 * self._step:  # what lies between may be an evaluation
-            self._step = MEMORY * self._step + (1 - MEMORY) * seconds
+            self._step = one
+        elif one < 10 * self._step:  # what lies between may be an evaluation
+            memory = MEMORY**steps
+            self._step = memory * self._step + (1 - memory) * one
 
     def spend(self, seconds: float, quantity: str | None = None) -> None:
         """Enter what was spent, on a quantity or on recording as such."""

@@ -45,7 +45,7 @@ class CriticalSharpness:
     probe: Probe
     schedule: Schedule = field(default_factory=lambda: Every(50))
     name = "critical_sharpness"
-    guess = 6.0
+    guess = 2.5
     at_gradient = False
     needs_before = True
     needs_captures = False
@@ -87,7 +87,7 @@ class LargestCurvature:
     lanczos: WarmLanczos
     schedule: Schedule = field(default_factory=lambda: Every(100))
     name = "curvature"
-    guess = 60.0
+    guess = 45.0
     at_gradient = False
     needs_before = False
     needs_captures = False

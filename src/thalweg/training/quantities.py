@@ -122,7 +122,7 @@ class Loss(_Plain):
 
     def measure(self, moment: Moment) -> Values:
         """Cost: none; the value is read when the recorder writes."""
-        return {} if moment.loss is None else {"loss/train": moment.loss}
+        return {} if moment.loss is None else {"loss/train": moment.loss.detach()}
 
 
 class LearningRate(_Plain):

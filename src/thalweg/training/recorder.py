@@ -28,6 +28,8 @@ from thalweg.training.unkept import Unkept
 __all__ = ["Recorder"]
 
 WRITE_EVERY = 1.0  # seconds
+SAMPLED = 16  # steps between two readings of the clock where only steady quantities are measured
+PLANNED = {5, 20, 60}  # steps after which costs are looked at first; later at every writing
 
 
 class Recorder:
@@ -115,6 +117,7 @@ class Recorder:
         self._moment = Moment(self.step + 1, model, optimizer, parameters, self._note)
         self._due: list[Quantity] = []
         self._wants_before = self._squares_wanted = False
+        self._steady, self._clocked, self._unclocked = False, True, 0
         self._handles: list[Any] = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -130,16 +133,14 @@ class Recorder:
 
         Where gradients are accumulated, hand over each of them: their sum is recorded.
         """
-        begun = self._clock()
         moment = self._moment
         moment.passes += 1
         if moment.passes == 1:
-            moment.loss = loss.detach()
+            moment.loss = loss
         elif not moment.closure and moment.loss is not None:
-            moment.loss = moment.loss + loss.detach()
+            moment.loss = moment.loss.detach() + loss.detach()
         if self._squares_wanted and loss.requires_grad:
             loss.register_hook(self._after_backward)
-        self._own += self._clock() - begun
         return loss
 
     def close(self) -> None:
@@ -210,21 +211,28 @@ class Recorder:
         self._own += self._clock() - begun
 
     def _before(self, optimizer: torch.optim.Optimizer, inputs: Any, keywords: dict[str, Any]) -> None:
-        begun = self._clock()
         moment = self._moment
-        given = [value for value in inputs if value is not optimizer] or [keywords.get("closure")]
-        moment.closure = callable(given[0])
+        moment.closure = callable(inputs[1] if len(inputs) > 1 else keywords.get("closure"))
         if moment.closure:  # the passes of this step are those inside it
             moment.passes, moment.rows = 0, 0
+        if not self._due:
+            return
+        begun = self._clock() if self._clocked else 0.0
         if self._wants_before:
             moment.before = [p.detach().clone() for p in self._parameters]
-        if self._due and not moment.closure:
+        if not moment.closure:
             self._measure(at_gradient=True)
-        self._own += self._clock() - begun
+        if self._clocked:
+            self._own += self._clock() - begun
 
     def _after(self, optimizer: torch.optim.Optimizer, inputs: Any, keywords: dict[str, Any]) -> None:
-        begun = self._clock()
-        moment = self._moment
+        """Measure, and look ahead.
+
+        The clock is read where more than the steady quantities is due, and now and then; what they take is
+        taken to be the same in between.
+        """
+        begun = self._clock() if self._clocked else 0.0
+        moment, steady, clocked = self._moment, self._steady, self._clocked
         if self._due:
             if moment.closure:
                 self._measure(at_gradient=True)
@@ -237,26 +245,30 @@ class Recorder:
             self._rows.append({"step": self.step, "time": passed, **self._row})
             self._row = {}
         self._prepare()
+        self._unclocked += 1
+        if clocked:
+            now = self._clock()
+            own = (self._own + now - begun) * (self._unclocked if steady else 1)
+            self._budget.train(max(now - self._mark - own, 0.0), self._unclocked)
+            self._budget.spend(own - self._entered)
+            self._own, self._mark, self._entered, self._unclocked = 0.0, now, 0.0, 0
         if time.perf_counter() - self._written > WRITE_EVERY:
             self._write()
-        now = self._clock()
-        own = self._own + now - begun
-        self._budget.train(max(now - self._mark - own, 0.0))
-        self._budget.spend(own - self._entered)
-        self._own, self._mark, self._entered = 0.0, now, 0.0
+        elif self.step in PLANNED:
+            self._agenda.plan(self.step)
 
     def _measure(self, *, at_gradient: bool) -> None:
         """Measure what is due; what fails is switched off."""
         for quantity in self._due:
             if quantity.at_gradient is not at_gradient:
                 continue
-            begun = self._clock()
+            begun = self._clock() if self._clocked else 0.0
             try:
                 self._row.update(quantity.measure(self._moment))
             except Exception as error:
                 self._switch_off(quantity, error)
                 continue
-            if self._agenda.is_steady(quantity):
+            if self._steady or self._agenda.is_steady(quantity):
                 continue
             spent = self._clock() - begun
             if quantity.needs_captures and self._captures is not None:
@@ -273,9 +285,14 @@ class Recorder:
         moment.step, moment.loss, moment.before = self.step + 1, None, None
         moment.passes = moment.rows = 0
         self._due = self._agenda.due(self.step + 1)
-        moment.squares = []
+        self._steady = self._due is self._agenda.steady or not self._due
+        self._clocked = not self._steady or self.step % SAMPLED == 0
+        if self._captures is not None or self._counting is not None:
+            self._stop_watching()
         self._wants_before = self._squares_wanted = False
-        self._stop_watching()
+        if self._steady:
+            return
+        moment.squares = []
         for quantity in self._due:
             self._wants_before |= quantity.needs_before
             if quantity.needs_captures:
@@ -314,7 +331,7 @@ class Recorder:
 
     def _write(self) -> None:
         """Read the numbers from the device, and write what there is."""
-        folder = self._opened.folder
+        folder, begun = self._opened.folder, self._clock()
         for row in self._rows:
             folder.scalars(
                 {name: value.item() if isinstance(value, Tensor) else value for name, value in row.items()}
@@ -330,6 +347,9 @@ class Recorder:
             )
         self._written = time.perf_counter()
         self._agenda.plan(self.step)
+        spent = self._clock() - begun
+        self._budget.spend(spent)
+        self._mark += spent
 
 
 def _warn(text: str) -> None:

@@ -59,12 +59,12 @@ _BUILT_IN: dict[str, tuple[int, Make | None]] = {
     "lr": (1, lambda schedule, probe, seed: LearningRate(schedule)),
     "gradient": (1, lambda schedule, probe, seed: GradientNorm(schedule)),
     "noise": (10, lambda schedule, probe, seed: GradientNoise(schedule)),
-    "update": (10, lambda schedule, probe, seed: UpdateRatio(schedule)),
-    "path": (10, None),
+    "update": (20, lambda schedule, probe, seed: UpdateRatio(schedule)),
+    "path": (20, None),
     "critical_sharpness": (50, _critical),
     "curvature": (100, _curvature),
-    "signal": (100, lambda schedule, probe, seed: LayerSignal(schedule)),
-    "rank": (100, lambda schedule, probe, seed: EffectiveRank(schedule)),
+    "signal": (200, lambda schedule, probe, seed: LayerSignal(schedule)),
+    "rank": (500, lambda schedule, probe, seed: EffectiveRank(schedule)),
 }
 _PROBED = {"critical_sharpness", "curvature"}
 
