@@ -146,7 +146,7 @@ class TestShow:
         assert said["gradient_ends"] in {"near zero", "far from zero", "undecided"}
         assert {one["topic"] for one in said["findings"]} >= {"noise", "stability", "path"}
         assert "random walk" in page.read_text()
-        assert {"loss.png", "path.svg", "gradient.png"} <= {path.name for path in figures.iterdir()}
+        assert {"loss.png", "loss.svg", "path.svg"} <= {path.name for path in figures.iterdir()}
         text = CliRunner().invoke(command, ["show", str(folder)], catch_exceptions=False).output
         assert "60 steps of SGD" in text
         assert "recording took" in " ".join(text.split())
