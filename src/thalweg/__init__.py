@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from thalweg.problem.loading import load_problem
     from thalweg.problem.problem import Problem
     from thalweg.training.loop import train
+    from thalweg.training.recorded import RecordedRun, read_run
+    from thalweg.training.recorder import Recorder
+    from thalweg.training.run_summary import RunSummary
     from thalweg.training.trajectory import Trajectory
 
 _HOMES = {
@@ -43,6 +46,9 @@ _HOMES = {
     "Path": "landscape.path",
     "Plane": "landscape.plane",
     "Problem": "problem.problem",
+    "RecordedRun": "training.recorded",
+    "Recorder": "training.recorder",
+    "RunSummary": "training.run_summary",
     "Sharpness": "curvature.sharpness",
     "Slice": "landscape.slice",
     "Spectrum": "curvature.spectrum_record",
@@ -56,6 +62,7 @@ _HOMES = {
     "path": "landscape.path",
     "plane": "landscape.plane",
     "problems": "problem.builtin.registry",
+    "read_run": "training.recorded",
     "sharpness": "curvature.sharpness",
     "slice": "landscape.slice",
     "spectrum": "curvature.spectrum_record",
@@ -75,6 +82,9 @@ __all__ = [
     "Path",
     "Plane",
     "Problem",
+    "RecordedRun",
+    "Recorder",
+    "RunSummary",
     "Sharpness",
     "Slice",
     "Spectrum",
@@ -92,6 +102,7 @@ __all__ = [
     "path",
     "plane",
     "problems",
+    "read_run",
     "sharpness",
     "slice",
     "spectrum",

@@ -24,6 +24,7 @@ _VERBS = {
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "landscape": "Draw the loss around a point or between two: lines, planes, paths, critical points.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
+    "show": "Show what happened along a recorded training.",
     "complete": "Fill the blanks of a table of low rank, and say how well.",
     "kernel": "Fit, compute and compare the kernels of infinitely wide nets.",
     "problems": "List the built-in problems.",

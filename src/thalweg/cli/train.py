@@ -70,6 +70,23 @@ def _listed() -> str:
     help="Where to write the weights: .safetensors, or .pt (.pth, .ckpt) with the optimiser's state, from "
     "which --checkpoint goes on; never over a file. Without it nothing is written.",
 )
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Record what happens along the way, for thalweg show, and keep the state to go on from.",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.05,
+    show_default=True,
+    metavar="X",
+    help="What recording may take, relative to the time of training.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the training in --record, as if it had not been interrupted."
+)
 def command(
     problem: str,
     checkpoint: Path | None,
@@ -81,6 +98,9 @@ def command(
     epochs: int | None,
     steps: int | None,
     output: Path | None,
+    record: Path | None,
+    budget: float,
+    resume: bool,
 ) -> None:
     """Train PROBLEM and show how the loss went, on the training and the held-out data.
 
@@ -90,11 +110,14 @@ def command(
     thalweg train digits-started --optimizer lamb --lr 0.01 --batch-size 256 --epochs 10
     thalweg train train.py:problem --output trained.safetensors
     thalweg train train.py:problem --checkpoint last.pt --steps 500 --output onward.pt --json -
+    thalweg train digits-cnn --epochs 100 --record runs/a         and after a kill the same with --resume
     """
     require_writable(json_path)
     get(optimizer)
     if epochs is not None and steps is not None:
         raise click.BadParameter("give --epochs or --steps, not both", param_hint="--steps")
+    if resume and record is None:
+        raise click.BadParameter("name the training to go on with: --record FOLDER", param_hint="--resume")
     if output is not None:
         require_free(output)
     with working() as bar:
@@ -109,6 +132,9 @@ def command(
             epochs=epochs,
             steps=steps,
             seed=seed,
+            record=record,
+            resume=resume,
+            budget=budget,
             progress=bar,
         )
         if output is not None and opened.model is not None:

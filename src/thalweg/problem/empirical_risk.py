@@ -168,6 +168,12 @@ class EmpiricalRisk:
         other.groups = tuple(batch.cast(dtype) for batch in self.groups)
         return other
 
+    def at_present(self) -> EmpiricalRisk:
+        """Return the same loss at the running statistics that the model has now, with the same ledger."""
+        other = copy.copy(self)
+        other._constants = Constants(self._model)
+        return other
+
     def stand_in(self, dtype: torch.dtype | None) -> EmpiricalRisk:
         """Return the same loss over a few examples, for checks, with a ledger of its own.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from thalweg.problem.intact import random_state_kept
 from thalweg.problem.interrupt import at_safe_points
 from thalweg.problem.problem import Problem
 from thalweg.progress import Progress, Silent
-from thalweg.records import Cost, current_provenance
+from thalweg.records import Cost, current_provenance, to_plain
+from thalweg.training.recorded_training import Keeper, open_recorder
 from thalweg.training.resume import adopt
 from thalweg.training.run import Run
 from thalweg.training.steps import Steps
@@ -39,6 +42,9 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     seed: int = 0,
+    record: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    budget: float = 0.05,
     progress: Progress | None = None,
 ) -> Trajectory:
     """Train the model of ``problem`` in place, and tell how it went.
@@ -63,13 +69,21 @@ def train(
         steps: how many steps, in place of ``epochs``.
         seed: of the order of the examples and of what the model draws; the same seed from the same weights
             gives the same weights.
+        record: a folder in which a `thalweg.Recorder` writes down what happens along the way, and in which
+            the state of the training is kept at the ends of epochs; `thalweg.read_run` reads it. Training
+            goes as it would without, bit for bit.
+        resume: go on with the training in ``record``, from the last state that was kept, as if it had never
+            been interrupted, bit for bit; the problem is the one it began with. ``epochs`` and ``steps`` may
+            be others and count from its beginning. Where nothing was kept yet it begins.
+        budget: what recording may take, relative to the time of training.
         progress: is told how far the work is.
 
     Returns:
         A record: the losses in evaluation mode from before the first step on, why it ended, what it cost.
 
     Raises:
-        InputError: for arguments of the wrong kind, an unknown name, or a loss that the method cannot take.
+        InputError: for arguments of the wrong kind, an unknown name, a loss that the method cannot take, a
+            folder with another training.
         ModelError: for a model that cannot be measured.
         NumericalError: where the loss is not finite to begin with.
 
@@ -89,15 +103,29 @@ def train(
     with random_state_kept():  # for what is imported only now
         made, note = _optimizer(problem, optimizer, factory, lr)
     closure = factory.closure if factory is not None else closure_of(made)
-    taken = Steps(problem, made, closure, data.examples or measured.train.examples)
     settings = _plain(made)
-    with _conditions(problem.model, seed):
-        run = Run(problem, made, taken, measured, data, limit, progress or Silent())
+    name = factory.name if factory is not None else type(made).__name__
+    known = {"optimizer": name, "settings": to_plain(settings), "batch size": data.batch_size, "seed": seed}
+    known |= {"parameters": measured.train.theta.numel(), "examples": data.examples}
+    keeper = Keeper(Path(record), known, resume=resume) if record is not None else None
+    with ExitStack() as stack:
+        recorder = None
+        if keeper is not None and record is not None:
+            recorder = stack.enter_context(
+                open_recorder(
+                    problem, made, closure, measured.train, record, keeper.resume_from, budget, seed
+                )
+            )
+        taken = Steps(problem, made, closure, data.examples or measured.train.examples, recorder)
+        stack.enter_context(_conditions(problem.model, seed))
+        run = Run(problem, made, taken, measured, data, limit, progress or Silent(), keeper)
+        if keeper is not None and keeper.stored is not None:
+            run.restore(keeper.stored["run"])
         ended = run.to_its_end()
     ledger = measured.ledger
     return Trajectory(
         name=problem.name,
-        optimizer=factory.name if factory is not None else type(made).__name__,
+        optimizer=name,
         settings=settings,
         batch_size=data.batch_size,
         epochs=tuple(run.record),

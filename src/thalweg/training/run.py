@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -16,6 +18,8 @@ from thalweg.problem.interrupt import safe_point
 from thalweg.problem.objective import Objective, require_finite
 from thalweg.problem.problem import Measured, Problem
 from thalweg.progress import Progress
+from thalweg.training.recorded_training import Keeper
+from thalweg.training.saved_state import random_states, set_random_states
 from thalweg.training.steps import NotFiniteError, Snapshot, Steps
 from thalweg.training.stopping import End, Limit, best_of, diverged, ended
 from thalweg.training.trajectory import Epoch
@@ -39,11 +43,14 @@ class Run:
         data: Epochs,
         limit: Limit,
         progress: Progress,
+        keeper: Keeper | None = None,
     ) -> None:
         self._problem, self._optimizer, self._steps = problem, optimizer, steps
         self._measured, self._data, self._limit, self._progress = measured, data, limit, progress
+        self._keeper = keeper
         self.record: list[Epoch] = []
         self._taken = 0
+        self._at_end = True  # of an epoch, so that the next one can begin
         early = limit.rule is not None and limit.rule.max_fail is not None and measured.heldout is not None
         self._best = Snapshot(problem) if early else None
 
@@ -54,8 +61,9 @@ class Run:
             NumericalError: where the loss is not finite to begin with.
         """
         self._progress.phase("training")
-        self.record.append(self._now())
-        require_finite(self.record[0].loss, "the training loss")
+        if not self.record:
+            self.record.append(self._now())
+            require_finite(self.record[0].loss, "the training loss")
         while (end := ended(self.record, self._steps.gradient_norm, self._limit)) is None:
             bad = self._epoch(len(self.record))
             now = self._now()
@@ -68,15 +76,58 @@ class Run:
                 return diverged(bad, self.record, self._taken)
             if self._best is not None and best_of(self.record) == len(self.record) - 1:
                 self._best.take()
+            if self._keeper is not None and self._at_end:
+                self._keeper.keep(self.state, last=False)
+        if self._keeper is not None and self._at_end and len(self.record) > 1:
+            self._keeper.keep(self.state, last=True)
         if end.stopped == "held-out" and self._best is not None:
             self._best.restore()
         return end
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on, as what a file can hold."""
+        return {
+            "now": Snapshot(self._problem).tensors,
+            "best": self._best.tensors if self._best is not None else None,
+            "optimizer": self._optimizer.state_dict(),
+            "steps": self._steps.state(),
+            "record": [asdict(epoch) for epoch in self.record],
+            "taken": self._taken,
+            "random": random_states(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, in a process that has built the same problem anew.
+
+        Raises:
+            InputError: where the problem's loss at its start is not what it was.
+        """
+        record = [Epoch(**epoch) for epoch in state["record"]]
+        begins = self._now().loss
+        if not math.isclose(begins, record[0].loss, rel_tol=1e-6, abs_tol=1e-12):
+            raise InputError(
+                "the problem is not the one that the training began with",
+                expected=f"a loss of {record[0].loss:.8g} at the start",
+                got=f"{begins:.8g}",
+                cause="model, data or loss have changed since",
+                hint="another folder for the new problem",
+            )
+        start = Snapshot(self._problem)
+        start.adopt(state["now"])
+        start.restore()
+        if self._best is not None and state["best"] is not None:
+            self._best.adopt(state["best"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._steps.restore(state["steps"])
+        self.record, self._taken = record, state["taken"]
+        set_random_states(state["random"])
 
     def _epoch(self, number: int) -> float | None:
         """Take the steps of an epoch, or as many of them as are still wanted; return a loss not finite."""
         if self._problem.model is not None:
             self._problem.model.train()
         begun = self._taken
+        self._at_end = False
         for batch in self._data.epoch(number):
             if self._taken == self._limit.steps:
                 return None
@@ -87,6 +138,7 @@ class Run:
                 return error.loss
             self._taken += 1
             self._tell(number, self._taken - begun)
+        self._at_end = True
         if self._taken == begun:
             raise InputError("the training data is empty", expected="at least one batch in an epoch")
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from thalweg.optim.whole import Step
 from thalweg.problem.batches import Batch
 from thalweg.problem.cost import GRADIENT
 from thalweg.problem.problem import Problem
+from thalweg.training.recorder import Recorder
 
 __all__ = ["NotFiniteError", "Snapshot", "Steps"]
 
@@ -43,6 +44,17 @@ class Snapshot:
         for copy, tensor in zip(self._copies, self._tensors, strict=True):
             copy.copy_(tensor)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The copies."""
+        return self._copies
+
+    @torch.no_grad()
+    def adopt(self, tensors: Sequence[Tensor]) -> None:
+        """Take other copies, of another process, for one's own."""
+        for copy, tensor in zip(self._copies, tensors, strict=True):
+            copy.copy_(tensor)
+
     @torch.no_grad()
     def restore(self) -> None:
         """Write the copy back."""
@@ -61,6 +73,7 @@ class Steps:
         optimizer: over its parameters.
         closure: the kind that the optimiser takes.
         examples: to which the cost is relative.
+        recorder: is handed the loss of each step.
 
     Attributes:
         gradient_norm: where the last step began; None where it is not known.
@@ -69,9 +82,15 @@ class Steps:
     """
 
     def __init__(
-        self, problem: Problem, optimizer: torch.optim.Optimizer, closure: ClosureKind, examples: int
+        self,
+        problem: Problem,
+        optimizer: torch.optim.Optimizer,
+        closure: ClosureKind,
+        examples: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self._problem, self._optimizer, self._kind, self._examples = problem, optimizer, closure, examples
+        self._recorder = recorder
         self._parameters = problem.parameters()
         self._takes_closure = "closure" in inspect.signature(optimizer.step).parameters
         # Before each step, and the last one at which the loss was finite.
@@ -105,8 +124,26 @@ class Steps:
         """Go back to the last weights at which the loss of a batch was finite."""
         self._finite.restore()
 
-    def _finite_here(self) -> None:
+    def state(self) -> dict[str, Any]:
+        """Return what the next step depends on beside weights and optimiser, and what has been spent."""
+        return {
+            "finite": self._finite.tensors,
+            "gradient_norm": self.gradient_norm,
+            "gradient_equivalents": self.gradient_equivalents,
+            "num_products": self.num_products,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._finite.adopt(state["finite"])
+        self.gradient_norm = state["gradient_norm"]
+        self.gradient_equivalents, self.num_products = state["gradient_equivalents"], state["num_products"]
+
+    def _finite_here(self, loss: Tensor) -> None:
+        """Note that the loss at which a step begins is finite."""
         self._before, self._finite = self._finite, self._before
+        if self._recorder is not None:
+            self._recorder.loss(loss)
 
     def _account(self, closure: _Closure, batch: Batch) -> None:
         last = getattr(self._optimizer, "last", None)
@@ -130,7 +167,7 @@ class _Closure:
         parameters: list[Tensor],
         kind: ClosureKind,
         batch: Batch,
-        on_finite: Callable[[], None],
+        on_finite: Callable[[Tensor], None],
     ) -> None:
         self._problem, self._parameters, self._kind, self._batch = problem, parameters, kind, batch
         self._on_finite = on_finite
@@ -148,7 +185,7 @@ class _Closure:
                 value = self._value(result)
                 if not math.isfinite(value):
                     raise NotFiniteError(value)
-                self._on_finite()
+                self._on_finite(result if self._kind in {"standard", "loss"} else torch.tensor(value))
             if self._kind != "standard":
                 return result
             for parameter in self._parameters:
