@@ -11,6 +11,7 @@ from thalweg.problem.builtin.initialise import initialised
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.rng import generator
 from thalweg.training.ensemble import Member, train_ensemble
+from thalweg.training.stacked import ENOUGH_CALLS, StackedModel
 
 N = 21  # leaves a last batch of 5 with batches of 8
 
@@ -62,9 +63,21 @@ def test_members_go_the_way_that_thalweg_train_goes_with_each_of_them_alone(name
         assert float((seen[i, 36] - expected).norm()) < 1e-5 * moved + 1e-6
 
 
-def test_what_is_written_down_after_many_calls_is_what_it_was_before():
+def test_what_is_written_down_after_many_calls_gives_the_same_numbers():
     problem, nets = Problem(net(), nn.CrossEntropyLoss(), data()), members(2)
-    seen, _ = watched(problem, "sgd", nets, at=(120,))  # 240 full batches of 8: the last 90 are written down
+    stacked = StackedModel(problem, ParameterSpace.of(problem.model))
+    theta = torch.stack([member.start for member in nets])
+    batch = [part[torch.arange(8).expand(2, -1)] for part in data()]
+    before = stacked.gradients(theta, batch)
+    for _ in range(ENOUGH_CALLS):
+        after = stacked.gradients(theta, batch)
+    assert stacked.num_written == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_members_go_the_same_way_when_the_operations_have_been_written_down():
+    problem, nets = Problem(net(), nn.CrossEntropyLoss(), data()), members(2)
+    seen, _ = watched(problem, "sgd", nets, at=(120,))  # 240 full batches: the last 90 as written down
     alone = Problem(net(seed=1), nn.CrossEntropyLoss(), data())
     train(alone, "sgd", lr=0.05, batch_size=8, epochs=120, seed=101)
     expected = ParameterSpace.of(alone.model).read(alone.model)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,6 +70,7 @@ def train_ensemble(
     batch_size: int,
     at: Sequence[float],
     watch: Watch,
+    settings: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Train copies of the model of ``problem``, side by side where that can be done.
 
@@ -87,6 +87,7 @@ def train_ensemble(
         batch_size: examples a step; as many as there are for all of them.
         at: costs in gradient-equivalents, ascending, at which ``watch`` is called, after the first step that
             reaches them; 0 is before the first step. Training ends at the last one.
+        settings: of the optimiser, in place of its own.
         watch: is shown each member at each of them. One whose loss is not finite is not shown any more.
 
     Returns:
@@ -98,6 +99,7 @@ def train_ensemble(
     Cost: per member and step what the optimiser evaluates.
     """
     factory = get(optimizer)
+    factory = replace(factory, settings={**factory.settings, **(settings or {})})
     model = problem.model
     if model is None:
         raise InputError("a plain function has no copies to train", expected="a model with data")
@@ -243,7 +245,3 @@ def _order(examples: int, batch_size: int, seed: int, epoch: int) -> tuple[Tenso
 def _batch(data: Batch, rows: Tensor) -> Batch:
     return Batch(taken(data.data, rows), len(rows))
 
-
-def batches_an_epoch(examples: int, batch_size: int) -> int:
-    """Return how many steps an epoch takes."""
-    return math.ceil(examples / min(batch_size, examples))

@@ -79,6 +79,11 @@ class StackedModel:
         with torch.no_grad():
             return self._written.get(key, self._together)(theta, data)
 
+    @property
+    def num_written(self) -> int:
+        """For how many shapes the operations have been written down."""
+        return sum(made != self._together for made in self._written.values())
+
     def alone(self, theta: Tensor, data: Any) -> tuple[Tensor, Tensor]:
         """Return the gradient (n,) and the loss of one copy, by ordinary differentiation."""
         leaves = [part.detach().requires_grad_() for part in self._cut(theta)]
@@ -159,7 +164,7 @@ class StackedModel:
             elsewhere = theta * 1.01
             with torch.no_grad():
                 try:
-                    written: Gradients = make_fx(self._together)(theta, data)
+                    written: Gradients = make_fx(lambda t, d: self._together(t, d))(theta, data)
                     same = zip(written(elsewhere, data), self._together(elsewhere, data), strict=True)
                     agree = all(torch.allclose(a, b, rtol=AGREE, equal_nan=True) for a, b in same)
                 except (*FOREIGN_FAILURES, NotImplementedError):
