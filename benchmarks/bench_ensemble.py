@@ -104,7 +104,10 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = digits(0).train
-    print(f"digits MLP, {len(data[0]):,} examples, {options.epochs} epochs, torch {torch.__version__}, 1 thread\n")
+    print(
+        f"digits MLP, {len(data[0]):,} examples, {options.epochs} epochs, torch {torch.__version__}, "
+        "1 thread\n"
+    )
     print(
         f"{'':10}{'K':>5}{'batch':>7}{'plain ms/step':>15}{'ensemble':>10}{'ratio':>8}{'loss differs by':>17}"
     )

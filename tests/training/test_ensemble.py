@@ -148,7 +148,13 @@ def test_a_method_that_cannot_take_the_loss_says_so():
     problem, batch = Problem(net(), nn.CrossEntropyLoss(), data()), Batch(data(), N)
     with pytest.raises(InputError, match="mean squared error"):
         train_ensemble(
-            problem, "matlab:trainlm", members(1, (None,)), batch, batch_size=N, at=(1,), watch=lambda *_: None
+            problem,
+            "matlab:trainlm",
+            members(1, (None,)),
+            batch,
+            batch_size=N,
+            at=(1,),
+            watch=lambda *_: None,
         )
 
 

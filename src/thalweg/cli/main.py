@@ -23,6 +23,8 @@ _VERBS = {
     "spectrum": "Measure both ends of the Hessian's spectrum, its trace and density.",
     "sharpness": "Measure how sharp the loss is, and how near the steps are to their stability limit.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
+    "compare": "Compare optimisers: same starts, batches and tuning, medians with intervals.",
+    "batch-size": "Say what the batch size costs, buys and changes, and which one to take.",
     "problems": "List the built-in problems.",
     "doctor": "Show versions, devices and what is available.",
 }
@@ -40,7 +42,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _VERBS:
             return None
-        found: click.Command = importlib.import_module(f"thalweg.cli.{name}").command
+        found: click.Command = importlib.import_module(f"thalweg.cli.{name.replace('-', '_')}").command
         return found
 
     def resolve_command(

@@ -74,8 +74,8 @@ def compare(
     For each seed all methods begin at the same fresh weights and see the same batches in the same order. Each
     method gets the same grid of learning rates, half a decade apart around its default; the rate is chosen on
     validation data, cut from the training data, with seeds of their own, and what is reported are the
-    held-out data under the other seeds. Each run may spend ``epochs`` gradient-equivalents, whatever a step of
-    the method costs. Methods meant for all the data at once get them.
+    held-out data under the other seeds. Each run may spend ``epochs`` gradient-equivalents, whatever a step
+    of the method costs. Methods meant for all the data at once get them.
 
     Args:
         problem: a model with data, or a name as for `load_problem`, which other processes need.
@@ -113,7 +113,9 @@ def compare(
         **{"seeds": seeds, "rates": rates, "epochs": epochs, "batch_size": size, "seed": seed},
     }
     with ExitStack() as stack:
-        where = Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        where = (
+            Path(folder) if folder is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        )
         kept = TrialFolder(where, plan)
         stack.callback(kept.close)
         asked = _Asked(tuple(factories), seeds, rates, float(epochs), size, seed)
@@ -141,7 +143,9 @@ def compare(
         num_parameters=setting.space.size,
         notes=notes,
         cost=Cost(
-            gradient_equivalents=round(sum(r.points[-1].cost for m in methods for r in (*m.tuning, *m.runs)), 1),
+            gradient_equivalents=round(
+                sum(r.points[-1].cost for m in methods for r in (*m.tuning, *m.runs)), 1
+            ),
             num_hvps=0,
             seconds=round(time.perf_counter() - begun, 2),
         ),
@@ -311,7 +315,9 @@ def _with_seconds(method: Method, results: dict[str, dict[str, Any]]) -> Method:
 def _checked(optimizers: Sequence[str], seeds: int, rates: int, epochs: float) -> list[Factory]:
     if isinstance(optimizers, str) or not optimizers or len(set(optimizers)) != len(optimizers):
         raise InputError(
-            "the optimisers cannot be compared", expected="different names, at least one", got=repr(optimizers)
+            "the optimisers cannot be compared",
+            expected="different names, at least one",
+            got=repr(optimizers),
         )
     for name, value, least in (("seeds", seeds, 2), ("rates", rates, 1), ("epochs", epochs, 1)):
         if not value >= least:

@@ -90,14 +90,17 @@ class Comparison(Record):
             Note(
                 f"{self.seeds} paired seeds, {self.tuning_seeds} others to choose the rates with, "
                 f"{self.epochs:g} gradient-equivalents a run, batches of {self.batch_size}; "
-                f"{self.cost.gradient_equivalents:,.0f} gradient-equivalents in all, {self.cost.seconds:.0f} s."
+                f"{self.cost.gradient_equivalents:,.0f} gradient-equivalents in all, "
+                f"{self.cost.seconds:.0f} s."
             ),
         ]
         return Document(title, tuple(blocks))
 
     def _worse(self) -> list[str]:
         found = [(m, self.difference(m)) for m in self.able if m is not self.reference]
-        return [m.name for m, d in found if (d.detectable and d.mean > 0) or m.failures > self.reference.failures]
+        return [
+            m.name for m, d in found if (d.detectable and d.mean > 0) or m.failures > self.reference.failures
+        ]
 
     def _better(self) -> list[str]:
         found = [(m, self.difference(m)) for m in self.able if m is not self.reference]
@@ -159,7 +162,8 @@ class Comparison(Record):
             "Against the best: the mean paired difference of the held-out loss from the method that the "
             "validation data chose, with an interval that holds for all comparisons together (95 %); ‘none’ "
             "where it covers 0, which is no proof that there is none. cost: gradient-equivalents (epochs of "
-            f"first-order methods) to come within {NEAR:.0%} of the best held-out loss. s: seconds for a run of "
+            f"first-order methods) to come within {NEAR:.0%} of the best held-out loss. s: seconds "
+            "for a run of "
             "one net alone on one thread. The intervals take the differences to be normal; without that, "
             f"{self.seeds} seeds could not show any at p < {floor:.2g}."
         )
@@ -189,7 +193,8 @@ class Comparison(Record):
                 )
             )
         return Table(
-            f"How much the rate matters   (held-out loss; rates within {NEAR:.0%} of the best, and what is to "
+            f"How much the rate matters   (held-out loss; rates within {NEAR:.0%} of the best, and "
+            "what is to "
             "be had with some of them tried at random)",
             ("", "good rates", "one tried", "three", "all"),
             tuple(rows),

@@ -29,7 +29,8 @@ def _curves(methods: Sequence[Method]) -> Figure:
             _panel("training loss", methods, lambda p: p.train),
             _panel("held-out loss", methods, lambda p: p.test),
         ),
-        caption="Medians over the seeds at the chosen rate; the bands run from the lower to the upper quartile. "
+        caption="Medians over the seeds at the chosen rate; the bands run from the lower to the "
+        "upper quartile. "
         "Methods whose steps differ in cost share an axis only because it counts gradients, not steps.",
     )
 
@@ -68,11 +69,14 @@ def _sensitivity(methods: Sequence[Method]) -> Figure:
             LinePlot(
                 "held-out loss at the end",
                 Axis("learning rate", "log"),
-                Axis("held-out loss", "log" if all(v > 0 for s in series for v in s.y if v == v) else "linear"),
+                Axis(
+                    "held-out loss", "log" if all(v > 0 for s in series for v in s.y if v == v) else "linear"
+                ),
                 series,
             ),
         ),
-        caption="A wide flat bottom means that the rate needs no care; gaps are rates at which training fails.",
+        caption="A wide flat bottom means that the rate needs no care; gaps are rates at which "
+        "training fails.",
     )
 
 

@@ -31,18 +31,15 @@ _SECONDS = 0.5  # between two looks at what has ended
 
 
 class Trial(Protocol):
-    """A piece of work that ends on disk: picklable, and its result depends on nothing but it and the problem.
-
-    Attributes:
-        key: its name in the study.
-        size: about how long it takes, in any unit.
-    """
+    """A piece of work that ends on disk: picklable; its result depends on it and the problem alone."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Its name in the study."""
 
     @property
-    def size(self) -> float: ...
+    def size(self) -> float:
+        """About how long it takes, in any unit."""
 
 
 Work = Callable[[Problem, Any], dict[str, Any]]
@@ -207,7 +204,7 @@ def _dask(address: str) -> Iterator[Executor]:
         ) from error
     place = address.removeprefix("dask://")
     try:
-        client = Client(f"tcp://{place}" if "://" not in place else place, timeout=10)
+        client: Any = _made(Client, f"tcp://{place}" if "://" not in place else place)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             f"there is no Dask scheduler at {place!r}",
@@ -216,6 +213,10 @@ def _dask(address: str) -> Iterator[Executor]:
         ) from error
     with client:
         yield client.get_executor()
+
+
+def _made(kind: Any, address: str) -> Any:
+    return kind(address, timeout=10)
 
 
 def _end_with_parent() -> None:

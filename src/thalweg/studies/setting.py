@@ -1,4 +1,4 @@
-"""What every run of a study shares: the three parts of the data, the starts, and what is measured on the way."""
+"""What every run of a study shares: the parts of the data, the starts, what is measured on the way."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Setting:
         assert model is not None
         with random_state_kept(generator(seed, "studies", "start").initial_seed() % 2**31), torch.no_grad():
             for module in reversed(list(model.modules())):  # children first: attention resets a child's bias
-                reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+                reset = getattr(module, "reset_parameters", None) or getattr(
+                    module, "_reset_parameters", None
+                )
                 if callable(reset) and next(module.parameters(recurse=False), None) is not None:
                     reset()
         return self.space.read(model)
@@ -129,10 +131,10 @@ class Run:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Run:
         """Read what `to_plain` gave."""
-        points = [
-            Point(*(math.nan if v is None else math.inf if v == "inf" else v for v in row))
-            for row in plain["points"]
-        ]
+        points = []
+        for steps, *rest in plain["points"]:
+            numbers = [math.nan if v is None else math.inf if v == "inf" else float(v) for v in rest]
+            points.append(Point(steps, *numbers))
         return cls(plain["seed"], plain["lr"], tuple(points), plain["whole"])
 
 
@@ -245,7 +247,9 @@ def fingerprint(setting: Setting) -> str:
     digest = hashlib.blake2b(digest_size=12)
     model = setting.problem.model
     digest.update(repr(model).encode())
-    digest.update(repr([(n, tuple(s)) for n, s in zip(setting.space.names, setting.space.shapes, strict=True)]).encode())
+    digest.update(
+        repr([(n, tuple(s)) for n, s in zip(setting.space.names, setting.space.shapes, strict=True)]).encode()
+    )
     for batch in (setting.train, setting.validation, setting.test):
         for tensor in tensors_of(batch.data):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

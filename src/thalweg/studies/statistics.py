@@ -65,8 +65,8 @@ def spread(values: Sequence[float]) -> Spread:
 def compared(values: Sequence[float], reference: Sequence[float], *, comparisons: int = 1) -> Difference:
     """Compare two methods over the same seeds.
 
-    The interval is Student's over the differences, at the level 1 − 0.05/comparisons (Bonferroni). A bootstrap
-    would need no normal differences, but of five it covers 85 % where it says 95.
+    The interval is Student's over the differences, at the level 1 − 0.05/comparisons (Bonferroni). A
+    bootstrap would need no normal differences, but of five it covers 82 % where it says 95.
 
     Args:
         values: of one method, by seed (n,).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,6 +41,7 @@ class TrialFolder:
     def __init__(self, path: Path, plan: Mapping[str, Any]) -> None:
         self.path, self.notes = path, list[str]()
         self._plan = {"format": _FORMAT, "thalweg": __version__, **plan}
+        self._require_own()
         try:
             (path / _TRIALS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -49,7 +49,11 @@ class TrialFolder:
                 f"the folder {str(path)!r} cannot be made", got=f"{type(error).__name__}: {error.strerror}"
             ) from error
         self._lock = self._locked()
-        self._agree()
+        try:
+            self._agree()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         """Let others use the folder."""
@@ -72,7 +76,8 @@ class TrialFolder:
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             self.notes.append(
-                f"The trial file {path.name} was damaged: it was kept as {aside.name}, and the trial run again."
+                f"The trial file {path.name} was damaged: it is kept as {aside.name}, and the trial "
+                "was run again."
             )
         return result
 
@@ -90,7 +95,8 @@ class TrialFolder:
             raise ThalwegError(
                 f"the trial {key!r} could not be written: {error}",
                 cause="the disk is full, or the folder has become read-only",
-                hint=f"make room and start again: the finished trials in {self.path} are kept and not repeated",
+                hint=f"make room and start again: the finished trials in {self.path} are kept and not "
+                "repeated",
             ) from error
 
     def _file(self, key: str) -> Path:
@@ -110,23 +116,28 @@ class TrialFolder:
             ) from None
         return lock
 
+    def _require_own(self) -> None:
+        """Refuse a folder that holds files and no plan."""
+        if (self.path / _PLAN).exists() or not self.path.is_dir():
+            return
+        others = [p.name for p in self.path.iterdir() if p.name != ".lock"]
+        if others == [_TRIALS] and not any((self.path / _TRIALS).iterdir()):
+            return  # a study that was killed as it began
+        if others:
+            raise InputError(
+                f"the folder {str(self.path)!r} holds something else",
+                expected="a new or empty folder, or that of the same study",
+                got=", ".join(sorted(others)[:5]),
+            )
+
     def _agree(self) -> None:
         """Write the plan, or see that it is the one that is there."""
         path = self.path / _PLAN
         if not path.exists():
-            others = [name for name in os.listdir(self.path) if name not in {".lock", _TRIALS}]
-            if others or any((self.path / _TRIALS).iterdir()):
-                raise InputError(
-                    f"the folder {str(self.path)!r} holds something else",
-                    expected="a new or empty folder, or that of the same study",
-                    got=", ".join(sorted(others)[:5]) or "trials without a plan",
-                )
             write_atomically(path, json.dumps(self._plan, indent=2, ensure_ascii=False) + "\n")
             return
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(there, dict):
-                raise TypeError
+            there = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, OSError) as error:
             raise InputError(
                 f"{path.name} in {str(self.path)!r} is damaged",
@@ -135,7 +146,6 @@ class TrialFolder:
         mine = json.loads(json.dumps(self._plan))
         changed = [name for name in {**there, **mine} if there.get(name) != mine.get(name)]
         if changed:
-            self._lock.close()
             raise self._other(changed, there, mine)
 
     def _other(self, changed: list[str], there: dict[str, Any], mine: dict[str, Any]) -> InputError:
@@ -150,7 +160,8 @@ class TrialFolder:
         return InputError(
             f"the folder {str(self.path)!r} holds a study with other settings",
             expected=f"{first} = {there.get(first)!r}, as it was begun",
-            got=f"{mine.get(first)!r}" + (f", and {', '.join(changed[1:])} differ too" if changed[1:] else ""),
+            got=f"{mine.get(first)!r}"
+            + (f", and {', '.join(changed[1:])} differ too" if changed[1:] else ""),
             hint="the same settings to go on, or another folder",
         )
 

@@ -239,9 +239,9 @@ def _order(examples: int, batch_size: int, seed: int, epoch: int) -> tuple[Tenso
     """Return the rows of the batches of an epoch, as `thalweg.problem.epochs` cuts them."""
     if batch_size >= examples:
         return (torch.arange(examples),)
-    return torch.randperm(examples, generator=generator(seed, "epoch", epoch)).split(batch_size)
+    order = torch.randperm(examples, generator=generator(seed, "epoch", epoch))
+    return tuple(torch.split(order, batch_size))
 
 
 def _batch(data: Batch, rows: Tensor) -> Batch:
     return Batch(taken(data.data, rows), len(rows))
-

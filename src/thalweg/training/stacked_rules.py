@@ -109,7 +109,9 @@ class _RMSprop(_Squares):
         self.squares(theta).mul_(s["alpha"]).addcmul_(gradient, gradient, value=1 - s["alpha"])
         move = gradient.div_(self.root())
         if s["momentum"]:
-            self._buffer = move.clone() if self._buffer is None else self._buffer.mul_(s["momentum"]).add_(move)
+            self._buffer = (
+                move.clone() if self._buffer is None else self._buffer.mul_(s["momentum"]).add_(move)
+            )
             move = self._buffer
         theta.addcmul_(move, self.rates, value=-1)
 
