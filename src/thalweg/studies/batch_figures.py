@@ -147,7 +147,7 @@ def _line(study: BatchFindings) -> Figure:
         panels=(
             LinePlot(
                 "loss",
-                Axis(f"0: batches of {study.small}, 1: batches of {study.sizes[-1].size}"),
+                Axis(f"batches of {study.small} at 0, of {study.sizes[-1].size} at 1"),
                 Axis("loss", "log"),
                 tuple(series),
             ),

@@ -37,6 +37,7 @@ class BatchSizes(BatchFindings, Record):
         )
         blocks: list[Block] = [
             Headline(*self._advice()),
+            self._costs(),
             self._accuracy(),
             Note(self._how_to_read()),
             Facts(tuple(self._facts())),
@@ -78,28 +79,37 @@ class BatchSizes(BatchFindings, Record):
         what = "share right" if self.classes else "held-out loss"
         rows = []
         for r in self.sizes:
-            cells = [self._cell(r, i) for i in range(4)]
             rates = " / ".join(dict.fromkeys(significant(rate, 2) for rate in r.rates))
-            per_epoch = math.ceil(self.examples[0] / r.size)
+            cells = [self._cell(r, i) for i in range(4)]
+            rows.append((f"{r.size}", *cells[:2], rates + (" ◂" if r.edge else ""), *cells[2:]))
+        e, u = f"{self.marks.epochs:g} epochs", f"{self.marks.updates} updates"
+        return Table(
+            f"Held out, {what}   (medians; left with the rate {significant(self.kept_rate, 2)}, the best for "
+            f"{self.small}, kept for all, right with rates of their own)",
+            ("batch", e, u, "own rate", e, u),
+            tuple(rows),
+        )
+
+    def _costs(self) -> Table:
+        rows = []
+        needed = dict(self.needed)
+        for r in self.sizes:
+            seconds, steps = self.seconds_of(r.size), spread(needed[r.size]).median
+            known = math.isfinite(steps) and self.critical is not None
             rows.append(
                 (
                     f"{r.size}",
-                    f"{1e3 * self.seconds_of(r.size):.3g}",
-                    f"{self.seconds_of(r.size) * per_epoch:.3g}",
-                    cells[0],
-                    cells[1],
-                    rates + (" ◂" if r.edge else ""),
-                    cells[2],
-                    cells[3],
+                    f"{1e3 * seconds:.3g}",
+                    f"{seconds * math.ceil(self.examples[0] / r.size):.3g}",
+                    f"{steps:,.0f}" if known else "–",
+                    f"{seconds * steps:.2g}" if known else "–",
                 )
             )
-        e, u = f"{self.marks.epochs:g} epochs", f"{self.marks.updates} updates"
-        kept = significant(self.kept_rate, 2)
-        return Table(
-            f"Held out, {what}, median over the seeds   (rate {kept} kept for all sizes, or chosen for each)",
-            ("batch", "ms/update", "s/epoch", f"kept: {e}", u, "chosen", e, u),
-            tuple(rows),
+        target = (
+            "" if self.critical is None else f"   (to a training loss of {significant(self.critical.target)})"
         )
+        columns = ("batch", "ms an update", "s an epoch", "updates to the loss", "s to the loss")
+        return Table(f"What it takes{target}", columns, tuple(rows))
 
     def _cell(self, result: SizeResult, cell: int) -> str:
         values = result.right[cell] if self.classes else result.loss[cell]
@@ -213,10 +223,10 @@ class BatchSizes(BatchFindings, Record):
                 )
                 cells += [shown, f"{told} ± {half}" if math.isfinite(found.mean) else told]
             rates = " / ".join(dict.fromkeys(significant(rate, 2) for rate in r.rates))
-            rows.append((f"{r.name}, {r.size}", rates + (" ◂" if r.edge else ""), *cells))
+            rows.append((f"{r.name} {r.size}", rates + (" ◂" if r.edge else ""), *cells))
         return Table(
-            f"LAMB and LARS on large batches, rates chosen   (an illustration; held-out loss against "
-            f"{self.optimizer}'s)",
-            ("", "chosen", e, "loss against", u, "loss against"),
+            f"LAMB and LARS on large batches, rates chosen   (an illustration; against: the held-out loss of "
+            f"{self.optimizer})",
+            ("", "rate", e, "against", u, "against"),
             tuple(rows),
         )

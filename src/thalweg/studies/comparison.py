@@ -81,7 +81,8 @@ class Comparison(Record):
         word = self.reference.name if self._worse() or self._better() else "no detectable difference"
         blocks: list[Block] = [
             Headline(word, self._sentence(), "good" if self._worse() else "neutral"),
-            self._results(),
+            self._heldout(),
+            self._training(),
             Note(self._how_to_read()),
             self._tuning(),
             *self._remarks(),
@@ -120,37 +121,39 @@ class Comparison(Record):
             parts.append(f"there is no detectable difference between it and {', '.join(same)}")
         return "; ".join(parts)
 
-    def _results(self) -> Table:
-        columns = ["", "rate", "held-out loss", "training", "against best", "failed", "cost", "s"]
+    def _heldout(self) -> Table:
+        columns = ["", "rate", "held-out loss", "against the best"]
         if self.classes:
             columns.insert(3, "right")
         rows = []
-        for method in self.methods:
-            rows.append(self._row(method, len(columns)))
-        return Table(
-            "With the rate chosen on validation data   (median, quartiles; over the seeds)",
-            tuple(columns),
-            tuple(rows),
-        )
+        for m in self.methods:
+            if m.refused is not None:
+                rows.append((m.name, "cannot", *[""] * (len(columns) - 2)))
+                continue
+            rate = "–" if m.rate is None else significant(m.rate, 2) + (" ◂" if m.edge else "")
+            cells = [m.name, rate, _with_quartiles([run.last("test") for run in m.reported])]
+            if self.classes:
+                cells.append(f"{spread([run.last('right') for run in m.reported]).median:.1%}")
+            cells.append("best" if m is self.reference else _difference(self.difference(m)))
+            rows.append(tuple(cells))
+        title = "Held out, with the rate chosen on validation data   (median, quartiles over the seeds)"
+        return Table(title, tuple(columns), tuple(rows))
 
-    def _row(self, method: Method, width: int) -> tuple[str, ...]:
-        if method.refused is not None:
-            return (method.name, "cannot", *[""] * (width - 2))
-        test = [run.last("test") for run in method.reported]
-        train = spread([run.last("train") for run in method.reported])
-        rate = significant(method.rate, 2) + (" ◂" if method.edge else "") if method.rate is not None else "–"
-        cells = [method.name, rate, _with_quartiles(test)]
-        if self.classes:
-            right = spread([run.last("right") for run in method.reported])
-            cells.append(f"{right.median:.1%}")
-        cells += [
-            _finite(train.median),
-            "best" if method is self.reference else _difference(self.difference(method)),
-            f"{method.failures}/{len(method.reported)}" if method.failures else "–",
-            significant(method.cost_to(self._goal()), 2),
-            significant(method.seconds * self.epochs, 2),
-        ]
-        return tuple(cells)
+    def _training(self) -> Table:
+        rows = []
+        for m in self.able:
+            train = spread([run.last("train") for run in m.reported]).median
+            rows.append(
+                (
+                    m.name,
+                    _finite(train),
+                    f"{m.failures} of {len(m.reported)}" if m.failures else "none",
+                    significant(m.cost_to(self._goal()), 2),
+                    significant(m.seconds * self.epochs, 2),
+                )
+            )
+        columns = ("", "training loss", "failed", "cost to the goal", "s a run")
+        return Table("Training, and what it takes   (medians)", columns, tuple(rows))
 
     def _goal(self) -> float:
         best = min(spread([run.last("test") for run in m.reported]).median for m in self.able)
@@ -161,11 +164,13 @@ class Comparison(Record):
         text = (
             "Against the best: the mean paired difference of the held-out loss from the method that the "
             "validation data chose, with an interval that holds for all comparisons together (95 %); ‘none’ "
-            "where it covers 0, which is no proof that there is none. cost: gradient-equivalents (epochs of "
-            f"first-order methods) to come within {NEAR:.0%} of the best held-out loss. s: seconds "
-            "for a run of "
-            "one net alone on one thread. The intervals take the differences to be normal; without that, "
-            f"{self.seeds} seeds could not show any at p < {floor:.2g}."
+            "where it covers 0, which is no proof that there is none. The intervals take the "
+            "differences to be "
+            f"normal; without that, {self.seeds} seeds could not show any at p < {floor:.2g}. The "
+            "goal: within "
+            f"{NEAR:.0%} of the best held-out loss; its cost in gradient-equivalents, epochs of a "
+            "first-order "
+            "method. s a run: of one net alone, on one thread."
         )
         edges = [m for m in self.able if m.edge]
         for method in edges:
