@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from thalweg import optim
     from thalweg.curvature.density import Density, density
     from thalweg.curvature.sharpness import Sharpness, sharpness
-    from thalweg.curvature.spectrum import Spectrum, spectrum
+    from thalweg.curvature.spectrum_record import Spectrum, spectrum
     from thalweg.curvature.trace import trace
     from thalweg.diagnosis.diagnosis import Diagnosis, diagnose
     from thalweg.diagnosis.escape import Escape, escape
@@ -45,7 +45,7 @@ _HOMES = {
     "NumericalError": "errors",
     "Problem": "problem.problem",
     "Sharpness": "curvature.sharpness",
-    "Spectrum": "curvature.spectrum",
+    "Spectrum": "curvature.spectrum_record",
     "ThalwegError": "errors",
     "Trajectory": "training.trajectory",
     "Verdict": "diagnosis.verdict",
@@ -57,7 +57,7 @@ _HOMES = {
     "load_problem": "problem.loading",
     "problems": "problem.builtin.registry",
     "sharpness": "curvature.sharpness",
-    "spectrum": "curvature.spectrum",
+    "spectrum": "curvature.spectrum_record",
     "trace": "curvature.trace",
     "train": "training.loop",
 }

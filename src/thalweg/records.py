@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,15 @@ import numpy as np
 import torch
 
 from thalweg.errors import InputError
-from thalweg.report.document import Document
+from thalweg.report.citation import BIBTEX
+from thalweg.report.curves import to_figure
+from thalweg.report.document import Block, Curves, Document, Facts, Heading, Note, Quoted
+from thalweg.report.drawing import to_png, to_svg
+from thalweg.report.figures import Figure, together
+from thalweg.report.glossary import words_in
 from thalweg.report.html import to_fragment, to_page
 from thalweg.report.terminal import to_text
+from thalweg.report.writing import write_atomically
 from thalweg.version import __version__
 
 __all__ = ["Cost", "Provenance", "Record", "current_provenance", "to_plain", "write_atomically"]
@@ -62,6 +67,17 @@ def current_provenance(theta: torch.Tensor, seed: int) -> Provenance:
     )
 
 
+_PROVENANCE = {
+    "thalweg": "Thalweg",
+    "torch": "PyTorch",
+    "python": "Python",
+    "device": "device",
+    "dtype": "numbers",
+    "num_threads": "threads",
+    "seed": "seed",
+}
+
+
 class Record(ABC):
     """A result. Subclasses are frozen dataclasses with a ``schema`` and a ``document()``.
 
@@ -83,17 +99,29 @@ class Record(ABC):
         """Return the record as JSON, with its schema."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
+    def figures(self) -> tuple[Figure, ...]:
+        """Return the pictures of the record; `thalweg.report.drawing` draws them."""
+        blocks = self.document().blocks
+        drawn = (to_figure(block) if isinstance(block, Curves) else block for block in blocks)
+        return tuple(block for block in drawn if isinstance(block, Figure))
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the record to ``path``: ``.json`` for machines, ``.html`` for people, ``.txt`` plain.
+        """Write the record to ``path``.
+
+        ``.json`` for machines, ``.html`` a page for people that needs nothing else, ``.txt`` plain, ``.png``
+        and ``.svg`` all its pictures in one.
 
         Raises:
-            InputError: for another suffix.
+            InputError: for another suffix, for a picture of a record that has none, and where it cannot be
+                written.
         """
         path = Path(path)
-        writers: dict[str, Callable[[], str]] = {
-            ".json": self.to_json,
-            ".html": lambda: to_page(self.document()),
-            ".txt": lambda: str(self) + "\n",
+        writers: dict[str, Callable[[Path], None]] = {
+            ".json": lambda path: write_atomically(path, self.to_json()),
+            ".html": lambda path: write_atomically(path, to_page(self._page())),
+            ".txt": lambda path: write_atomically(path, str(self) + "\n"),
+            ".png": lambda path: to_png(self._picture(), path),
+            ".svg": lambda path: write_atomically(path, to_svg(self._picture())),
         }
         writer = writers.get(path.suffix.lower())
         if writer is None:
@@ -102,7 +130,57 @@ class Record(ABC):
                 expected="a name that ends in " + ", ".join(writers),
                 got=f"the suffix {path.suffix!r}",
             )
-        write_atomically(path, writer())
+        writer(path)
+
+    def save_figures(self, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Write each picture as SVG and as PNG to ``folder``, which is made where it is not there.
+
+        Returns:
+            The files, named after the pictures: ``spectrum.svg``, ``spectrum.png``, …
+
+        Raises:
+            InputError: where they cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the folder {str(folder)!r}", got=str(error)) from error
+        written = []
+        for figure in self.figures():
+            drawing, picture = folder / f"{figure.name}.svg", folder / f"{figure.name}.png"
+            write_atomically(drawing, to_svg(figure))
+            to_png(figure, picture)
+            written += [drawing, picture]
+        return tuple(written)
+
+    def _picture(self) -> Figure:
+        figures = self.figures()
+        if not figures:
+            raise InputError(
+                f"there is no picture of this {type(self).__name__}", hint="save it as .html or .txt"
+            )
+        return figures[0] if len(figures) == 1 else together("figures", self.document().title, figures)
+
+    def _page(self) -> Document:
+        """The document with what a page that is kept must say besides: where it comes from."""
+        document = self.document()
+        words = words_in(document)
+        glossary: tuple[Block, ...] = (Heading("Words"), Facts(words)) if words else ()
+        return Document(document.title, (*document.blocks, *glossary, *self._origin()))
+
+    def _origin(self) -> list[Block]:
+        provenance = getattr(self, "provenance", None)
+        blocks: list[Block] = []
+        if isinstance(provenance, Provenance):
+            rows = [(label, str(getattr(provenance, name))) for name, label in _PROVENANCE.items()]
+            blocks += [Heading("How to repeat it"), Facts(tuple(rows))]
+        return [
+            *blocks,
+            Heading("How to cite"),
+            Note("If this helped your work, cite Thalweg:"),
+            Quoted(BIBTEX),
+        ]
 
     def __str__(self) -> str:
         return to_text(self.document())
@@ -132,31 +210,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it there, so that ``path`` is never half written.
-
-    Raises:
-        InputError: when the folder is missing or cannot be written to.
-    """
-    try:
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(draft).chmod(0o666 & ~mask)
-            Path(draft).replace(path)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(path)!r}",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            hint="another folder, or create it first",
-        ) from error

@@ -130,13 +130,20 @@ def test_json_on_standard_output_and_nothing_else():
 
 
 def test_the_default_is_a_demonstration(tmp_path):
-    done = run("diagnose", "--html", tmp_path / "report.html", "--json", tmp_path / "report.json")
+    pictures = ("--figures", tmp_path / "pictures")
+    done = run(
+        *("diagnose", "--html", tmp_path / "report.html", "--json", tmp_path / "report.json"), *pictures
+    )
     assert done.returncode == 0, done.stderr
     assert "PLATEAU" in done.stdout
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "plateau"
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "http" not in page.replace("http-equiv", "")
+    drawn = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert drawn == {
+        f"{name}.{form}" for name in ("lines", "spectrum", "signal", "moves") for form in ("svg", "png")
+    }
 
 
 def test_fail_on_turns_a_verdict_into_an_exit_code():

@@ -8,7 +8,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from thalweg.curvature.spectrum import spectrum
+from thalweg.curvature.spectrum_record import spectrum
 from thalweg.problem.problem import Problem
 
 

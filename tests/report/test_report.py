@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from tests.report.structure import skeleton
 from thalweg.progress import Metered, Silent
-from thalweg.report.curves import heights, is_logarithmic, sparkline, to_svg
+from thalweg.report.curves import heights, is_logarithmic, sparkline, to_figure
 from thalweg.report.document import Curves, Document, Facts, Headline, Note, Table, signed, significant
 from thalweg.report.html import to_fragment, to_page
 from thalweg.report.terminal import Bar, to_text
@@ -56,11 +57,7 @@ def test_changes_carry_their_sign():
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text(text):
     page = to_page(document(text))
-    body = page.split("</style>")[1]
-    for tag in ("<script", "<b>a", 'onmouseover="x'):
-        assert tag not in body
-    assert body.count("<table") == 2
-    assert "default-src 'none'" in page
+    assert skeleton(page) == skeleton(to_page(document("harmless")))
     shown = to_text(document(text))
     assert "\x1b" not in shown
     if "[bold]" in text:
@@ -69,8 +66,9 @@ def test_hostile_text_stays_text(text):
 
 def test_a_fragment_needs_nothing_from_anywhere():
     fragment = to_fragment(document("x"))
-    for word in ("http://", "https://", "src=", "@import", "url("):
+    for word in ("http://", "https://", "src=", "@import"):
         assert word not in fragment
+    assert fragment.count("url(") == fragment.count("url(#")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,8 @@ def test_a_sparkline_goes_up_and_down_and_leaves_gaps():
     assert sparkline([], 5) == ""
 
 
-def test_a_drawn_curve_is_broken_at_a_gap():
-    path = to_svg(curves((0.0, 1.0, NAN, 0.5)))
-    assert path.count("M") == 2
-    assert path.count("L") == 1
+def test_curves_become_a_picture_that_says_where_they_begin_and_end():
+    figure = to_figure(curves((1000.0, 1.0), (1.0, 2.0)))
+    assert figure.panels[0].y_axis.scale == "log"
+    assert [series.style for series in figure.panels[0].series] == ["line", "dashed"]
+    assert "1,000 to 1.00" in figure.alt

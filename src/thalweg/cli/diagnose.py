@@ -32,6 +32,13 @@ __all__ = ["command"]
     help="Write the diagnosis as a page.",
 )
 @click.option(
+    "--figures",
+    "figures_path",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write each picture as SVG and PNG.",
+)
+@click.option(
     "--fail-on",
     "fail_on",
     multiple=True,
@@ -46,6 +53,7 @@ def command(
     json_path: str | None,
     budget: float | None,
     html_path: Path | None,
+    figures_path: Path | None,
     fail_on: tuple[str, ...],
 ) -> None:
     """Say where the training of PROBLEM stands on its loss landscape.
@@ -55,10 +63,10 @@ def command(
 
     \b
     thalweg diagnose digits-mlp
-    thalweg diagnose train.py:problem --checkpoint last.safetensors --json report.json
+    thalweg diagnose train.py:problem --checkpoint last.safetensors --html report.html --figures pictures
     thalweg diagnose train.py:problem --fail-on plateau --fail-on bouncing
     """
-    require_writable(json_path, html_path)
+    require_writable(json_path, html_path, figures_path)
     if html_path is not None and html_path.suffix.lower() != ".html":
         raise click.BadParameter("the page needs a name that ends in .html", param_hint="--html")
     if budget is not None and not budget >= LEAST:
@@ -68,5 +76,7 @@ def command(
         opened = open_problem(problem, checkpoint, seed)
         diagnosis = diagnose(opened, seed=seed, budget=budget, progress=bar)
     give_out(diagnosis, json_path, html_path)
+    if figures_path is not None:
+        diagnosis.save_figures(figures_path)
     if diagnosis.verdict.value in fail_on:
         sys.exit(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
-from thalweg.curvature.spectrum import spectrum
+from thalweg.curvature.spectrum_record import spectrum
 
 __all__ = ["command"]
 

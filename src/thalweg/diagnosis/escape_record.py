@@ -93,7 +93,7 @@ class Escape(Record):
             word = "moved"  # down, but out of nothing
         blocks: list[Block] = [
             Headline(word, self.reason, tone),  # type: ignore[arg-type]
-            Note(f"What to do: {self._advice()}"),
+            Note(self._advice(), "What to do"),
             Facts(tuple(self._facts())),
         ]
         if self.ways:

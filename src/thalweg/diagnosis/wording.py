@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 
+from thalweg.diagnosis.certainty import MEANING, how_sure
 from thalweg.diagnosis.evidence import Evidence
 from thalweg.diagnosis.facts import facts
 from thalweg.diagnosis.moves import Move
+from thalweg.diagnosis.pictures import evidence_figures, moves_figure
 from thalweg.diagnosis.readings import Thresholds, lost_layers
 from thalweg.diagnosis.verdict import Verdict
 from thalweg.records import Cost
-from thalweg.report.document import Block, Document, Facts, Headline, Note, Table, signed, significant
+from thalweg.report.document import (
+    Block,
+    Document,
+    Facts,
+    Heading,
+    Headline,
+    Note,
+    Table,
+    signed,
+    significant,
+)
 
 __all__ = ["ADVICE", "advise", "describe"]
 
@@ -19,8 +31,8 @@ _TONES = {Verdict.MINIMUM: "good", Verdict.DESCENDING: "good", Verdict.UNDETERMI
 ADVICE = {
     Verdict.DESCENDING: "carry on.",
     Verdict.BOUNCING: "take shorter steps, or steps on more examples, or average the weights.",
-    Verdict.SADDLE: "take the step along negative curvature (thalweg escape); first-order steps leave "
-    "slowly.",
+    Verdict.SADDLE: "take the step along negative curvature: `thalweg escape` finds it and keeps it only if "
+    "held-out data confirm it; first-order steps leave slowly.",
     Verdict.MINIMUM: "stop: only other data, another model or another loss would change this.",
     Verdict.MAXIMUM: "take any step, and check the sign of the loss.",
     Verdict.PLATEAU: "do not train longer; restore the signal: initialisation, activation, normalisation, "
@@ -104,14 +116,22 @@ def describe(
     if examples > 1:
         title += f" · {examples:,} training" + (f" and {heldout:,} held-out" if heldout else "") + " examples"
     tone = _TONES.get(verdict, "bad")
-    blocks: list[Block] = [Note(f"Before the landscape: {c.sentence}.") for c in evidence.causes]
+    blocks: list[Block] = [Note(f"{c.sentence}.", "Before the landscape") for c in evidence.causes]
     blocks += [
-        Headline(verdict.value, summary, tone),  # type: ignore[arg-type]
-        Note(f"What to do: {advise(verdict, evidence, moves)}"),
+        Headline(verdict.value, summary, tone, MEANING[verdict], how_sure(verdict, evidence)),  # type: ignore[arg-type]
+        Note(advise(verdict, evidence, moves), "What to do"),
+        Heading("The evidence"),
+        *evidence_figures(evidence),
         Facts(facts(evidence, examples)),
     ]
     if moves:
+        blocks.append(Heading("The next moves"))
+        if picture := moves_figure(
+            moves, move_steps, "held-out" if heldout else "training", evidence.practical
+        ):
+            blocks.append(picture)
         blocks.append(_moves_table(moves, move_steps, bool(heldout)))
+    blocks.append(Heading("How it was measured"))
     blocks.extend(Note(note) for note in notes)
     blocks.append(
         Note(

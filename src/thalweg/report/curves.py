@@ -1,18 +1,19 @@
-"""Curves as a line of characters and as SVG."""
+"""Curves as a line of characters and as a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Literal
 
-from thalweg.report.document import Curves
+from thalweg.report.document import Curves, significant
+from thalweg.report.figures import Axis, Figure, LinePlot, Scale, Series
 
-__all__ = ["colour", "heights", "is_logarithmic", "sparkline", "to_svg"]
+__all__ = ["heights", "is_logarithmic", "sparkline", "to_figure"]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _DECADES = 2.0  # over more than this, and where all is positive, the scale is logarithmic
-_WIDTH, _HEIGHT = 640.0, 160.0
-_COLOURS = ("#0550ae", "#bc4c00", "#1a7f37", "#8250df")
 
 
 def is_logarithmic(curves: Curves) -> bool:
@@ -48,23 +49,26 @@ def sparkline(series: Sequence[float | None], width: int) -> str:
     return line
 
 
-def to_svg(curves: Curves) -> str:
-    """Return the lines alone, without text, as an ``<svg>`` element."""
-    parts = []
-    for i, series in enumerate(heights(curves)):
-        step = _WIDTH / max(len(series) - 1, 1)
-        pen, path = "M", ""
-        for k, value in enumerate(series):
-            if value is None:
-                pen = "M"
-                continue
-            path += f"{pen}{k * step:.1f} {4 + (1 - value) * (_HEIGHT - 8):.1f}"
-            pen = "L"
-        parts.append(f'<path d="{path}" fill="none" stroke="{colour(i)}" stroke-width="2"/>')
-    box = f'viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img"'
-    return f'<svg class="curves" {box}>{"".join(parts)}</svg>'
+def to_figure(curves: Curves) -> Figure:
+    """Return the curves as a picture."""
+    scale: Scale = "log" if is_logarithmic(curves) else "linear"
+    series = tuple(
+        Series(label, tuple(float(i) for i in range(len(values))), values, style=style)
+        for (label, values), style in zip(curves.series, _styles(), strict=False)
+    )
+    told = "; ".join(f"{label} from {_ends(values)}" for label, values in curves.series)
+    return Figure(
+        name="curves",
+        title=curves.title,
+        alt=f"{curves.title} over {curves.axis}: {told}",
+        panels=(LinePlot("", Axis(curves.axis), Axis("", scale), series),),
+    )
 
 
-def colour(index: int) -> str:
-    """Return the colour in which `to_svg` draws the series ``index``."""
-    return _COLOURS[index % len(_COLOURS)]
+def _styles() -> Iterator[Literal["line", "dashed"]]:
+    yield "line"
+    yield from repeat("dashed")
+
+
+def _ends(values: tuple[float, ...]) -> str:
+    return " to ".join(significant(value, 3) for value in (values[0], values[-1]))

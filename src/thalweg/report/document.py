@@ -7,18 +7,41 @@ from typing import Literal
 
 from thalweg.report.figures import Figure
 
-__all__ = ["Block", "Curves", "Document", "Facts", "Headline", "Note", "Table", "signed", "significant"]
+__all__ = [
+    "Block",
+    "Curves",
+    "Document",
+    "Facts",
+    "Heading",
+    "Headline",
+    "Note",
+    "Quoted",
+    "Table",
+    "Tone",
+    "signed",
+    "significant",
+]
 
 Tone = Literal["good", "bad", "neutral"]
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer: one word and the sentence that explains it."""
+    """The answer: one word and the sentence that explains it.
+
+    Attributes:
+        word: the answer.
+        sentence: why.
+        tone: how it is meant.
+        meaning: what the word means, for those who meet it first; on pages.
+        sure: how sure it is; on pages.
+    """
 
     word: str
     sentence: str
     tone: Tone = "neutral"
+    meaning: str = ""
+    sure: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph: what it means, what to do, how it was measured."""
+    """A paragraph: what it means, what to do, how it was measured; ``label`` says which, where it matters."""
+
+    text: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Where a part of a page begins; a terminal's text is short and needs none."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """Text to be copied as it stands; on pages."""
 
     text: str
 
@@ -59,7 +97,7 @@ class Curves:
     series: tuple[tuple[str, tuple[float, ...]], ...]
 
 
-Block = Headline | Facts | Table | Note | Curves | Figure
+Block = Headline | Facts | Table | Note | Curves | Heading | Quoted | Figure
 
 
 @dataclass(frozen=True)

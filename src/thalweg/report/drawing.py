@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from thalweg.report.figures import Figure, Plot
 from thalweg.report.palette import LIGHT
-from thalweg.report.plotting import height, plot
+from thalweg.report.plotting import height, one_line, plot
+from thalweg.report.vector import inline, standalone
+from thalweg.report.writing import write_atomically
 
 __all__ = ["panel_svgs", "to_png", "to_svg"]
 
@@ -56,30 +58,34 @@ _STYLE = {
 def to_svg(figure: Figure) -> str:
     """Return ``figure`` as one SVG document, text as text; the same for the same figure."""
     with _style():
-        return _svg(_drawn(figure.panels, figure.title))
+        return standalone(_svg(_drawn(figure.panels, figure.title), LIGHT["ground"]), figure.alt)
 
 
 def panel_svgs(figure: Figure) -> tuple[str, ...]:
-    """Return each panel of ``figure`` as an SVG document of its own, on a clear ground, without the title."""
+    """Return each panel of ``figure`` as an ``<svg>`` element for a page, without ground and title.
+
+    What has a colour of the palette has a class for it: see `thalweg.report.vector.inline`.
+    """
+    return tuple(_panel(panel, f"{figure.name}-{i}-") for i, panel in enumerate(figure.panels))
+
+
+@lru_cache(maxsize=32)  # a notebook shows the same record again and again
+def _panel(panel: Plot, prefix: str) -> str:
     with _style():
-        return tuple(_svg(_drawn((panel,), "")) for panel in figure.panels)
+        return inline(_svg(_drawn((panel,), ""), "none"), prefix)
 
 
 def to_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write ``figure`` with all its panels to ``path`` as PNG, beside it first and then renamed."""
+    """Write ``figure`` with all its panels to ``path`` as PNG.
+
+    Raises:
+        InputError: where it cannot be written.
+    """
     with _style():
         out = io.BytesIO()
         drawn = _drawn(figure.panels, figure.title)
         drawn.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
-    target = Path(path)
-    descriptor, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(out.getvalue())
-        Path(draft).replace(target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    write_atomically(Path(path), out.getvalue())
 
 
 @contextmanager
@@ -103,7 +109,7 @@ def _drawn(panels: Sequence[Plot], title: str) -> Any:
     canvas = Canvas(figsize=(_WIDTH * columns, sum(heights) + (0.3 if title else 0)), layout="constrained")
     FigureCanvasAgg(canvas)
     if title:
-        canvas.suptitle(title, x=0.01, ha="left", size=10, weight="bold")
+        canvas.suptitle(one_line(title, 50 * columns), x=0.01, ha="left", size=10, weight="bold")
     if len(panels) == 1:
         plot(panels[0], canvas)
         return canvas
@@ -113,7 +119,8 @@ def _drawn(panels: Sequence[Plot], title: str) -> Any:
     return canvas
 
 
-def _svg(drawn: Any) -> str:
+def _svg(drawn: Any, ground: str) -> str:
     out = io.StringIO()
-    drawn.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    drawn.savefig(out, format="svg", metadata=nothing, facecolor=ground)
     return out.getvalue()

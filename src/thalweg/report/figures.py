@@ -5,7 +5,8 @@ Numbers that are not finite leave a gap. All text is data of the user's and show
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Scale",
     "Series",
     "SurfacePlot",
+    "together",
 ]
 
 Scale = Literal["linear", "log", "symlog"]
@@ -35,11 +37,13 @@ class Axis:
         label: the quantity with its unit.
         scale: "symlog" is logarithmic both ways and linear within ±``linear_within`` (1 by default).
         linear_within: see ``scale``.
+        limits: where it begins and ends, of curves and bars; None for what there is to show.
     """
 
     label: str
     scale: Scale = "linear"
     linear_within: float | None = None
+    limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Series:
         y: values (m,).
         lower: where the error interval of each begins (m,), empty without.
         upper: where it ends.
-        style: "line" and "dashed" draw the error as a band, "points" and "stems" (from zero) as bars.
+        style: "line" and "dashed" draw the error as a band; "points", "joined" ones and "stems", which stand
+            on the axis, as bars.
     """
 
     label: str
@@ -73,7 +78,7 @@ class Series:
     y: tuple[float, ...]
     lower: tuple[float, ...] = ()
     upper: tuple[float, ...] = ()
-    style: Literal["line", "dashed", "points", "stems"] = "line"
+    style: Literal["line", "dashed", "points", "joined", "stems"] = "line"
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class LinePlot:
 class Bar:
     """A named value with its error interval; ``note`` is written behind it.
 
-    ``tone`` says how it is meant: good and bad have a colour of their own.
+    ``tone`` says how it is meant: good and bad have a colour of their own, neutral is grey.
     """
 
     label: str
@@ -120,7 +125,7 @@ class Bar:
     lower: float | None = None
     upper: float | None = None
     note: str = ""
-    tone: Literal["good", "bad", "neutral"] = "neutral"
+    tone: Literal["plain", "good", "bad", "neutral"] = "plain"
 
 
 @dataclass(frozen=True)
@@ -203,3 +208,13 @@ class Figure:
             raise ValueError("a figure needs a text alternative")
         if not self.name or not set(self.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-"):
             raise ValueError(f"{self.name!r} names no file: lower case, digits and hyphens only")
+
+
+def together(name: str, title: str, figures: Sequence[Figure]) -> Figure:
+    """Return all of ``figures``, at least one, as one."""
+    panels = tuple(
+        panel if panel.title else replace(panel, title=figure.title)
+        for figure in figures
+        for panel in figure.panels
+    )
+    return Figure(name, title, "; ".join(figure.alt for figure in figures), panels)

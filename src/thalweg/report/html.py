@@ -1,80 +1,102 @@
-"""Documents as HTML: self-contained, without scripts, every text escaped."""
+"""Documents as HTML: one page or fragment that loads nothing, every text escaped."""
 
 from __future__ import annotations
 
-from html import escape
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import Any
 
-from thalweg.report.curves import colour, is_logarithmic, to_svg
-from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, Table, significant
+from thalweg.errors import printable
+from thalweg.report.curves import to_figure
+from thalweg.report.document import Block, Curves, Document, Headline
 from thalweg.report.drawing import panel_svgs
-from thalweg.report.figures import Figure
+from thalweg.report.figures import SurfacePlot
+from thalweg.report.palette import DARK, LIGHT
+from thalweg.report.turning import script, surface
 
 __all__ = ["to_fragment", "to_page"]
 
-_STYLE = """
-.thalweg{font:15px/1.5 system-ui,sans-serif;max-width:56rem;color:#1b1f24}
-.thalweg h1{font-size:1.05rem;margin:0 0 .8rem}
-.thalweg .verdict{border-left:.35rem solid #9a6700;padding:.4rem .9rem;margin:.6rem 0;background:#f6f8fa}
-.thalweg .good{border-color:#1a7f37}.thalweg .bad{border-color:#cf222e}
-.thalweg .verdict b{letter-spacing:.04em;margin-right:.8rem}
-.thalweg table{border-collapse:collapse;margin:.8rem 0}
-.thalweg caption{text-align:left;font-weight:600}
-.thalweg td,.thalweg th{padding:.15rem 1rem .15rem 0;text-align:right;vertical-align:top;
-font-variant-numeric:tabular-nums}
-.thalweg td:first-child,.thalweg th:first-child,.thalweg .facts td{text-align:left}
-.thalweg th{font-weight:400;color:#59636e}
-.thalweg .curves{width:100%;max-width:40rem;height:10rem;background:#f6f8fa}
-.thalweg .facts td:first-child{color:#0550ae;white-space:nowrap}
-@media (prefers-color-scheme:dark){.thalweg-page{background:#0d1117}
-.thalweg-page .thalweg{color:#e6edf3}.thalweg-page .verdict,.thalweg-page .curves{background:#161b22}
-.thalweg-page .facts td:first-child{color:#79c0ff}.thalweg-page th{color:#9198a1}}
-"""
+# A page follows the reader's taste on a screen and is light on paper; a fragment is light, as notebooks are.
+_BODY = (
+    "body{background:var(--ground);margin:0}main.thalweg{margin:0 auto;padding:1.2rem 1rem 3rem}"
+    "@media print{:root{font-size:11px}main.thalweg{font-size:1rem;padding:0}}"
+)
 
 
 def to_fragment(document: Document) -> str:
     """Return ``document`` as one ``<div>`` with its own style, for notebooks."""
-    body = "".join(_block(block) for block in document.blocks)
-    return f'<style>{_STYLE}</style><div class="thalweg"><h1>{escape(document.title)}</h1>{body}</div>'
+    return _render("fragment.html", document, style=_themed(".thalweg", LIGHT) + _style())
 
 
 def to_page(document: Document) -> str:
-    """Return ``document`` as a whole page that loads nothing from anywhere."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(document.title)}</title></head>"
-        f'<body class="thalweg-page">{to_fragment(document)}</body></html>\n'
+    """Return ``document`` as a whole page, the answer first.
+
+    It loads nothing from anywhere: its content-security policy allows its own style alone and, where there
+    is a surface, the script that turns it.
+    """
+    first = tuple(block for block in document.blocks if isinstance(block, Headline))
+    rest = tuple(block for block in document.blocks if not isinstance(block, Headline))
+    style = (
+        _themed(":root", LIGHT)
+        + f"@media screen and (prefers-color-scheme:dark){{{_themed(':root', DARK)}}}"
+        + _style()
+        + _BODY
+    )
+    policy = f"default-src 'none'; style-src '{_fingerprint(style)}'; img-src data:; "
+    turning = ""
+    if any(isinstance(panel, SurfacePlot) for figure in document.figures for panel in figure.panels):
+        turning = script()
+        policy += f"script-src '{_fingerprint(turning)}'; "
+    policy += "base-uri 'none'; form-action 'none'"
+    return _render(
+        "page.html", Document(document.title, first + rest), style=style, policy=policy, script=turning
     )
 
 
-def _block(block: Block) -> str:
-    match block:
-        case Headline(word, sentence, tone):
-            return f'<p class="verdict {escape(tone)}"><b>{escape(word.upper())}</b>{escape(sentence)}</p>'
-        case Facts(rows):
-            cells = "".join(_row(row) for row in rows)
-            return f'<table class="facts">{cells}</table>'
-        case Table(title, columns, rows):
-            head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-            cells = "".join(_row(row) for row in rows)
-            return f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{cells}</table>"
-        case Note(text):
-            return f"<p>{escape(text)}</p>"
-        case Curves(title, axis, series):
-            scale = f"over {axis}" + (", logarithmic" if is_logarithmic(block) else "")
-            legend = "".join(
-                f'<span style="color:{colour(i)}">{escape(label)}</span> '
-                f"{significant(values[0], 3)} … {significant(values[-1], 3)} &nbsp; "
-                for i, (label, values) in enumerate(series)
-            )
-            return f"<p><strong>{escape(title)}</strong> ({escape(scale)})<br>{legend}</p>{to_svg(block)}"
-        case Figure(_, title, alt, _, caption):
-            panels = "".join(panel_svgs(block))
-            words = f"<figcaption><b>{escape(title)}</b> {escape(caption)}</figcaption>"
-            return f'<figure role="img" aria-label="{escape(alt)}">{panels}{words}</figure>'
+def _render(template: str, document: Document, **more: str) -> str:
+    blocks = tuple(to_figure(block) if isinstance(block, Curves) else block for block in document.blocks)
+    shown: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            document=Document(document.title, blocks),
+            drawings=lambda figure: zip(panel_svgs(figure), map(surface, figure.panels), strict=True),
+            **more,
+        )
+    )
+    return shown
 
 
-def _row(cells: tuple[str, ...]) -> str:
-    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("thalweg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters["kind"] = _kind
+    return environment
+
+
+def _kind(block: Block) -> str:
+    return type(block).__name__
+
+
+def _style() -> str:
+    colours = "".join(
+        f".thalweg .{what}-{name}{{{what}:var(--{name})}}" for name in LIGHT for what in ("fill", "stroke")
+    )
+    return (resources.files("thalweg.report") / "templates" / "style.css").read_text("utf-8") + colours
+
+
+def _themed(where: str, colours: dict[str, str]) -> str:
+    return f"{where}{{" + "".join(f"--{name}:{colour};" for name, colour in colours.items()) + "}"
+
+
+def _fingerprint(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -9,6 +9,7 @@ LIGHT = {
     "ink": "#1b1f24",
     "faint": "#59636e",
     "grid": "#d8dee4",
+    "raised": "#f3f5f8",
     "ground": "#fffffe",  # no other white: a drawing's colours are told apart by their value
     "blue": "#0072b2",
     "vermilion": "#c64a00",
@@ -21,6 +22,7 @@ DARK = {
     "ink": "#e6edf3",
     "faint": "#9ba6b1",
     "grid": "#30363d",
+    "raised": "#1a2028",
     "ground": "#0d1117",
     "blue": "#6cb6ff",
     "vermilion": "#ff9a62",

@@ -16,7 +16,17 @@ from rich.text import Text
 
 from thalweg.errors import printable
 from thalweg.report.curves import heights, is_logarithmic, sparkline
-from thalweg.report.document import Curves, Document, Facts, Headline, Note, Table, significant
+from thalweg.report.document import (
+    Curves,
+    Document,
+    Facts,
+    Heading,
+    Headline,
+    Note,
+    Quoted,
+    Table,
+    significant,
+)
 from thalweg.report.figures import Figure
 
 __all__ = ["Bar", "render", "to_text"]
@@ -29,7 +39,7 @@ def render(document: Document, console: Console) -> None:
     """Print ``document`` on ``console``."""
     console.print(_text(document.title, style="bold"))
     for block in document.blocks:
-        if isinstance(block, Figure):  # the page shows it; here its numbers stand in the facts
+        if isinstance(block, Figure | Heading | Quoted):  # a page's; the numbers stand in the facts
             continue
         console.print(Padding(_block(block), (1, 0, 0, 0)))
 
@@ -43,7 +53,7 @@ def to_text(document: Document, width: int = 110) -> str:
 
 def _block(block: Headline | Facts | Table | Note | Curves) -> RenderableType:
     match block:
-        case Headline(word, sentence, tone):
+        case Headline(word, sentence, tone, _, _):
             grid = RichTable.grid(padding=(0, 3, 0, 0))
             grid.add_row(_text(word.upper(), style=f"bold {_COLOURS[tone]}"), _text(sentence))
             return grid
@@ -61,8 +71,8 @@ def _block(block: Headline | Facts | Table | Note | Curves) -> RenderableType:
             for row in rows:
                 table.add_row(_text("  " + row[0]), *(_text(cell) for cell in row[1:]))
             return Group(_text(title, style="bold"), table)
-        case Note(text):
-            return _text(text)
+        case Note(text, label):
+            return _text(f"{label}: {text}" if label else text)
         case Curves():
             return _curves(block)
 
