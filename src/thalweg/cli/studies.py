@@ -11,7 +11,6 @@ import click
 from thalweg.cli.options import give_out
 from thalweg.errors import InputError
 from thalweg.records import Record
-from thalweg.report.drawing import to_png
 
 __all__ = ["give_out_study", "numbers", "source_of", "study_options"]
 
@@ -79,8 +78,7 @@ def give_out_study(
     """Write page, JSON and pictures into the folder of the study, and show the record."""
     record.save(folder / f"{verb}.json")
     record.save(folder / f"{verb}.html")
-    for figure in record.document().figures:
-        to_png(figure, folder / f"{figure.name}.png")
+    record.save_figures(folder)
     give_out(record, json_path, html_path)
     if json_path != "-":
         click.echo(f"\nPage, pictures and every trial: {folder}/", err=True)
