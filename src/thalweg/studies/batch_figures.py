@@ -148,7 +148,7 @@ def _line(study: BatchFindings) -> Figure:
             LinePlot(
                 "loss",
                 Axis(f"batches of {study.small} at 0, of {study.sizes[-1].size} at 1"),
-                Axis("loss", "log"),
+                Axis("loss", "log" if 0 < 10 * min(series[0].y) < max(series[1].y) else "linear"),
                 tuple(series),
             ),
         ),

@@ -172,11 +172,11 @@ class Comparison(Record):
             "first-order "
             "method. s a run: of one net alone, on one thread."
         )
-        edges = [m for m in self.able if m.edge]
-        for method in edges:
+        edges = [f"{m.name} ({m.edge})" for m in self.able if m.edge]
+        if edges:
             text += (
-                f" ◂ {method.name} is under-tuned: its best rate lies at the {method.edge} end of its grid; "
-                "more --rates widen it."
+                f" ◂ under-tuned: the best rate lies at an end of its grid, {', '.join(edges)}; more --rates "
+                "widen the grids."
             )
         return text
 

@@ -49,8 +49,7 @@ def _panel(title: str, methods: Sequence[Method], value: Callable[[Point], float
                 tuple(_gap(s.high) for s in spreads),
             )
         )
-    positive = all(v > 0 for s in series for v in s.y if math.isfinite(v))
-    axis = Axis(title, "log" if positive else "linear")
+    axis = _axis(title, series)
     return LinePlot(title, Axis("gradient-equivalents", "symlog", 1.0), axis, tuple(series))
 
 
@@ -69,9 +68,7 @@ def _sensitivity(methods: Sequence[Method]) -> Figure:
             LinePlot(
                 "held-out loss at the end",
                 Axis("learning rate", "log"),
-                Axis(
-                    "held-out loss", "log" if all(v > 0 for s in series for v in s.y if v == v) else "linear"
-                ),
+                _axis("held-out loss", series),
                 series,
             ),
         ),
@@ -103,6 +100,13 @@ def _held_out(methods: Sequence[Method], reference: Method, *, classes: bool) ->
 
 def _end(method: Method) -> float:
     return spread([run.last("test") for run in method.reported]).median
+
+
+def _axis(label: str, series: Sequence[Series]) -> Axis:
+    """Return a logarithmic axis where the values span a decade."""
+    values = [v for s in series for v in s.y if math.isfinite(v)]
+    wide = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    return Axis(label, "log" if wide else "linear")
 
 
 def _gap(value: float) -> float:
