@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from thalweg.errors import InputError, ThalwegError
+from thalweg.problem.intact import random_state_kept
 from thalweg.progress import Silent
 from thalweg.studies.execution import require_executor, run_trials
 from thalweg.studies.trial_folder import TrialFolder
@@ -223,9 +224,12 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_table(tmp_path):
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_as_this_process(tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as cluster:
+    with (
+        random_state_kept(),  # the cluster draws from python's
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+    ):
         there, _ = run(tmp_path / "a", [1, 2, 3], f"dask://{cluster.scheduler_address}")
     here, _ = run(tmp_path / "b", [1, 2, 3])
     assert there == here
