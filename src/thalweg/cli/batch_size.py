@@ -27,7 +27,7 @@ __all__ = ["command"]
     help="Learning rates tried at each size, half a decade apart.",
 )
 @click.option(
-    "--epochs", type=float, default=12, show_default=True, help="At which equal epochs are compared."
+    "--epochs", type=float, default=10, show_default=True, help="At which equal epochs are compared."
 )
 @click.option(
     "--updates",

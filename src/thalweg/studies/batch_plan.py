@@ -66,7 +66,7 @@ class BatchPlan:
         """Return where runs are measured: at the marks, and at growing numbers of updates between."""
         marks = self.marks(size)
         most = max(marks) * self.examples / size
-        steps = {round(math.exp(i / 24 * math.log(max(most, 2)))) for i in range(25)}
+        steps = {round(math.exp(i / 19 * math.log(max(most, 2)))) for i in range(20)}
         return tuple(sorted({0.0, *marks, *(c for s in steps if (c := self.cost_of(s, size)) < max(marks))}))
 
     def grid(self, name: str) -> tuple[float, ...]:
