@@ -32,7 +32,7 @@ __all__ = ["command"]
 @click.option(
     "--updates",
     type=click.IntRange(min=1),
-    default=150,
+    default=100,
     show_default=True,
     help="At which equal updates are.",
 )

@@ -15,7 +15,7 @@ from thalweg.studies.statistics import spread
 
 __all__ = ["BatchPlan", "Tuned", "critical_batch", "fastest", "loss_at", "updates_needed"]
 
-TUNING_SEEDS = 3
+TUNING_SEEDS = 2
 STEP = 10**0.5  # from a learning rate to the next
 SMALL = 16  # the batch whose rate is kept for all, and whose solutions are called small-batch ones
 _MARGIN = 1.05  # on the loss that all sizes reach

@@ -45,7 +45,7 @@ def batch_size(
     seeds: int = 5,
     rates: int = 6,
     epochs: float = 10,
-    updates: int = 150,
+    updates: int = 100,
     folder: str | os.PathLike[str] | None = None,
     executor: ExecutorChoice = "serial",
     seed: int = 0,
@@ -78,7 +78,7 @@ def batch_size(
         ThalwegError: where a trial fails; what has ended by then stays in the folder.
 
     Cost: for each size up to ``epochs`` or ``updates``·B/N gradient-equivalents, whichever is more, for
-    3·``rates`` + 3·``seeds`` runs; the full batch sets the pace.
+    2·``rates`` + 3·``seeds`` runs; the full batch sets the pace.
     """
     begun = time.perf_counter()
     progress = progress or Silent()
@@ -115,7 +115,7 @@ def _told(asked: BatchPlan, setting: Setting, run: _Run, kept: TrialFolder, begu
     """Run the trials stage by stage, each planned by what the one before chose; return the record."""
     name = asked.factory.name
     timed = run("timing", [asked.timing()], "serial")["time"]
-    large = asked.sizes[-2:] if len(asked.sizes) > 2 else asked.sizes[-1:]
+    large = asked.sizes[-1:]
     kinds = [*((name, size) for size in asked.sizes), *((n, size) for n in RESCUERS for size in large)]
     chosen = _read(run("choosing rates", [asked.choosing(n, size) for n, size in kinds]))
     if (name, asked.sizes[0]) not in chosen:
