@@ -104,7 +104,7 @@ class Method:
         if self.name == "adagrad":
             text += f": a sum of squares only grows (1/√t would be {epochs**-0.5:.2g})"
         else:
-            text += ": its mean of squares forgets, which repairs that"
+            text += ": its mean of squares forgets, and follows the gradients instead"
         return text
 
 
