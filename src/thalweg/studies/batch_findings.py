@@ -112,7 +112,7 @@ class BatchFindings:
         time: the law fitted to them.
         needed: for each size the updates to the target loss, by seed; infinite where it was not reached.
         critical: the law fitted to them; None where too few sizes reached the target.
-        noise: (cost, simple, curved) noise scales along runs on all the data; see `NoiseScale`.
+        noise: (cost, tr Σ, ‖G‖², tr(HΣ), GᵀHG) along runs on all the data; see `NoiseScale`.
         pairs: solutions of small and of large batches.
         rescues: LAMB and LARS on the large batches.
         notes: what the reader must know.
@@ -134,7 +134,7 @@ class BatchFindings:
     time: UpdateTime
     needed: tuple[tuple[int, tuple[float, ...]], ...]
     critical: CriticalBatch | None
-    noise: tuple[tuple[float | None, ...], ...]
+    noise: tuple[tuple[float, ...], ...]
     pairs: tuple[SolutionPair, ...]
     rescues: tuple[Rescue, ...]
     notes: tuple[str, ...]
@@ -143,10 +143,15 @@ class BatchFindings:
 
     @property
     def noise_scales(self) -> tuple[float, float]:
-        """The mean simple and the mean curved noise scale on the way to the target; NaN where not known."""
-        columns = [[row[i] for row in self.noise if row[i] is not None] for i in (1, 2)]
-        simple, curved = (sum(c) / len(c) if c else math.nan for c in columns)  # type: ignore[arg-type]
-        return simple, curved
+        """The simple and the curved noise scale on the way to the target; NaN where not known.
+
+        Each is a ratio of means over the points, not a mean of ratios, which small signals would decide.
+        """
+        if not self.noise:
+            return math.nan, math.nan
+        trace, squared, bent, along = (sum(row[i] for row in self.noise) for i in (1, 2, 3, 4))
+        simple = trace / squared if squared > 0 else math.nan
+        return simple, bent / along if bent > 0 and along > 0 else math.nan
 
     @cached_property
     def best_size(self) -> float | None:

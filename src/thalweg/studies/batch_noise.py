@@ -29,16 +29,28 @@ class NoiseScale:
     """Noise against signal of the gradient at one point, in examples.
 
     Attributes:
-        simple: tr Σ/‖G‖², with Σ the covariance of an example's gradient and G their mean; NaN where G is
-            within its own error.
-        curved: tr(HΣ)/GᵀHG, the same in the metric of the curvature H: noise along flat directions does not
-            matter; NaN where it is not positive.
+        trace: tr Σ, with Σ the covariance of an example's gradient.
+        squared: ‖G‖² of their mean, de-biased; it may be negative where G is within its own error.
+        bent: tr(HΣ), with H the curvature: noise along flat directions does not matter.
+        along: GᵀHG, de-biased.
         examples: on which it was measured.
     """
 
-    simple: float
-    curved: float
+    trace: float
+    squared: float
+    bent: float
+    along: float
     examples: int
+
+    @property
+    def simple(self) -> float:
+        """Tr Σ/‖G‖²; NaN where the signal is not positive."""
+        return self.trace / self.squared if self.squared > 0 else float("nan")
+
+    @property
+    def curved(self) -> float:
+        """tr(HΣ)/GᵀHG; NaN where either is not positive."""
+        return self.bent / self.along if self.bent > 0 and self.along > 0 else float("nan")
 
 
 def noise_scale(problem: Problem, theta: Tensor, data: Batch, *, seed: int) -> NoiseScale:
@@ -72,11 +84,7 @@ def noise_scale(problem: Problem, theta: Tensor, data: Batch, *, seed: int) -> N
         sums = signs @ centred / max(count - 1, 1) ** 0.5
         bent = sum(float(u.double() @ objective.hvp(theta, u).double()) for u in sums) / PROBES
         along = float(mean.double() @ objective.hvp(theta, mean).double()) - bent / count
-    return NoiseScale(
-        trace / squared if squared > 0 else float("nan"),
-        bent / along if bent > 0 and along > 0 else float("nan"),
-        count,
-    )
+    return NoiseScale(trace, squared, bent, along, count)
 
 
 def _each(problem: Problem, objective: EmpiricalRisk, theta: Tensor, data: Batch) -> Tensor:

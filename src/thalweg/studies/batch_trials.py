@@ -150,11 +150,11 @@ def _times(setting: Setting, trial: TimeTrial) -> dict[str, Any]:
 def _noise(setting: Setting, trial: NoiseTrial) -> dict[str, Any]:
     """Measure the noise scale at points of a run on all the data."""
     seed, lr = trial.net
-    rows: list[list[float | None]] = []
+    rows: list[list[float]] = []
 
     def watch(member: int, steps: int, cost: float, theta: Tensor, scale: float | None) -> None:
         found = noise_scale(setting.problem, theta, setting.train, seed=seed)
-        rows.append([cost, *(v if math.isfinite(v) else None for v in (found.simple, found.curved))])
+        rows.append([cost, found.trace, found.squared, found.bent, found.along])
 
     train_ensemble(
         setting.problem,
