@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from thalweg.problem.builtin.registry import problems
     from thalweg.problem.loading import load_problem
     from thalweg.problem.problem import Problem
+    from thalweg.studies.batch_size import batch_size
+    from thalweg.studies.batch_sizes import BatchSizes
+    from thalweg.studies.compare import compare
+    from thalweg.studies.comparison import Comparison
     from thalweg.training.loop import train
     from thalweg.training.recorded import RecordedRun, read_run
     from thalweg.training.recorder import Recorder
@@ -35,7 +39,9 @@ if TYPE_CHECKING:
     from thalweg.training.trajectory import Trajectory
 
 _HOMES = {
+    "BatchSizes": "studies.batch_sizes",
     "CheckpointError": "errors",
+    "Comparison": "studies.comparison",
     "Density": "curvature.density",
     "Diagnosis": "diagnosis.diagnosis",
     "Escape": "diagnosis.escape",
@@ -55,6 +61,8 @@ _HOMES = {
     "ThalwegError": "errors",
     "Trajectory": "training.trajectory",
     "Verdict": "diagnosis.verdict",
+    "batch_size": "studies.batch_size",
+    "compare": "studies.compare",
     "density": "curvature.density",
     "diagnose": "diagnosis.diagnosis",
     "escape": "diagnosis.escape",
@@ -71,7 +79,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BatchSizes",
     "CheckpointError",
+    "Comparison",
     "Density",
     "Diagnosis",
     "Escape",
@@ -92,6 +102,8 @@ __all__ = [
     "Trajectory",
     "Verdict",
     "__version__",
+    "batch_size",
+    "compare",
     "completion",
     "density",
     "diagnose",

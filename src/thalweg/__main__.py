@@ -2,4 +2,5 @@
 
 from thalweg.cli.main import main
 
-main()
+if __name__ == "__main__":  # not in the worker processes of a study, which import this module
+    main()

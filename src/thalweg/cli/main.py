@@ -25,6 +25,8 @@ _VERBS = {
     "landscape": "Draw the loss around a point or between two: lines, planes, paths, critical points.",
     "train": "Train a problem with any optimiser; the weights go to a new file.",
     "show": "Show what happened along a recorded training.",
+    "compare": "Compare optimisers: same starts, batches and tuning, medians with intervals.",
+    "batch-size": "Say what the batch size costs, buys and changes, and which one to take.",
     "complete": "Fill the blanks of a table of low rank, and say how well.",
     "kernel": "Fit, compute and compare the kernels of infinitely wide nets.",
     "problems": "List the built-in problems.",
@@ -44,7 +46,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _VERBS:
             return None
-        found: click.Command = importlib.import_module(f"thalweg.cli.{name}").command
+        found: click.Command = importlib.import_module(f"thalweg.cli.{name.replace('-', '_')}").command
         return found
 
     def resolve_command(

@@ -22,6 +22,7 @@ __all__ = [
     "draw_sample",
     "loader_generators",
     "num_examples",
+    "taken",
     "tensors_of",
     "visits_each_once",
 ]
@@ -108,7 +109,7 @@ class Sample:
         size = min(size, self.examples)
         for start in range(0, self.examples if all_of_them else self.examples - size + 1, size):
             rows = order[start : start + size]
-            yield Batch(_take(joined, rows), len(rows))
+            yield Batch(taken(joined, rows), len(rows))
 
     def to(self, device: torch.device) -> Sample:
         """Return the sample on ``device``."""
@@ -295,7 +296,8 @@ def _cut(data: Any, start: int, stop: int) -> Any:
     return _map(data, lambda tensor: tensor[start:stop])
 
 
-def _take(data: Any, rows: Tensor) -> Any:
+def taken(data: Any, rows: Tensor) -> Any:
+    """Return the examples at ``rows``, of any shape, which takes the place of the batch dimension."""
     return _map(data, lambda tensor: tensor[rows.to(tensor.device)])
 
 

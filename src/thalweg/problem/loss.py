@@ -20,6 +20,7 @@ __all__ = [
     "Terms",
     "batch_loss",
     "loss_in",
+    "minimised",
     "predictions",
     "residuals",
     "split_batch",
@@ -93,11 +94,29 @@ def loss_in(loss: BatchLoss, dtype: torch.dtype) -> BatchLoss:
     return loss
 
 
+def minimised(loss: BatchLoss, model: nn.Module, data: Any) -> Tensor:
+    """Return what a training step on a batch minimises, as one tensor and nothing but tensors.
+
+    It is the mean of `Terms`, or their sum where training minimises that. No count is read out as a number,
+    so that many models can be evaluated at once (`torch.func.vmap`).
+    """
+    assert isinstance(loss, _Criterion | _Function)
+    return loss.minimised(model, data)
+
+
 @dataclass(frozen=True)
 class _Function:
     """loss(model, batch) -> mean | (sum, count) | per-example vector."""
 
     function: Callable[[nn.Module, Any], Any]
+
+    def minimised(self, model: nn.Module, data: Any) -> Tensor:
+        """Return the mean as a tensor."""
+        result = self.function(model, data)
+        if isinstance(result, tuple) and len(result) == 2:
+            result = result[0] / result[1]
+        mean: Tensor = result.mean()
+        return mean
 
     def __call__(self, model: nn.Module, data: Any) -> Terms:
         result = self.function(model, data)
@@ -136,6 +155,14 @@ class _Criterion:
         if reduction == "sum":
             return Terms(value / count, count, summed=True)
         return Terms(value, count)
+
+    def minimised(self, model: nn.Module, data: Any) -> Tensor:
+        """Return the criterion's own value, or the mean where it gives one for each example."""
+        inputs, keywords, targets = split_batch(data)
+        outputs = tensor_of(model(*inputs, **keywords))
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            outputs, targets = self._tokens_as_rows(outputs, targets, isinstance(data, Mapping))
+        return self.criterion(outputs, targets).mean()
 
     def _tokens_as_rows(self, outputs: Tensor, targets: Tensor, keyed: bool) -> tuple[Tensor, Tensor]:
         """Let (batch, length, classes) meet (batch, length) as language models return them."""

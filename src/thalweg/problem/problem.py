@@ -131,7 +131,7 @@ class Problem:
         problem = cls.__new__(cls)
         problem.model, problem.loss, problem.optimizer, problem._optimizer_state = None, None, None, None
         problem.name = name or str(getattr(function, "__name__", "function"))
-        problem._function, problem._samples, problem._train = function, {}, None
+        problem._function, problem._samples, problem._train, problem._heldout = function, {}, None, None
         problem._start = nn.Parameter(start.detach().clone().reshape(-1))
         problem._shape, problem._risk = start.shape, risk
         problem.domain = _domain(domain, start.numel())
@@ -164,6 +164,11 @@ class Problem:
     def training_data(self) -> Data | None:
         """The training data as they were handed in; None for a plain function."""
         return self._train
+
+    @property
+    def heldout_data(self) -> Data | None:
+        """The held-out data as they were handed in; None without any."""
+        return self._heldout
 
     @property
     def optimizer_state(self) -> Mapping[str, Any] | None:

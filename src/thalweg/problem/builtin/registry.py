@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.errors import InputError
-from thalweg.problem.builtin import classics, classifiers, functions, saddle
+from thalweg.problem.builtin import classics, classifiers, functions, saddle, sparse
 from thalweg.problem.builtin.recipe import FunctionRecipe, ModelRecipe
 from thalweg.problem.intact import random_state_kept
 
@@ -79,6 +79,7 @@ _PROBLEMS: dict[str, tuple[str, Callable[[int], Recipe]]] = {
     "digits-hot": ("a tanh net on digits, bouncing at a learning rate far too high", classifiers.hot),
     "digits-saddle": ("half-digits from half-digits: a saddle, proved by a split hidden unit", saddle.saddle),
     "digits-transformer": ("a one-layer transformer that reads digits row by row", classifiers.transformer),
+    "sparse-clicks": ("logistic regression on 300 features, most of them rare", sparse.clicks),
     "xor": ("a 2-2-1 net on exclusive or: nine parameters", classics.xor),
     "elman": ("a recurrent net that tells the amplitude of a wave", classics.elman),
     "rbf": ("Gaussian bumps with learnt centres and widths on a noisy curve", classics.rbf),
