@@ -32,9 +32,10 @@ class Parts:
         self.train, self.heldout = tensors(train), tensors(heldout)
 
     @classmethod
-    def from_function(cls, function, start, *, name=None, lr=None):
+    def from_function(cls, function, start, *, name=None, lr=None, domain=None, risk=None):
         parts = cls.__new__(cls)
         parts.function, parts.start, parts.name, parts.lr = function, start, name, lr
+        parts.domain, parts.risk = domain, risk
         return parts
 
     def bits(self):

@@ -222,11 +222,10 @@ class BatchSizes(BatchFindings, Record):
                     signed(found.mean) if found.detectable else "none" if math.isfinite(found.mean) else "–"
                 )
                 cells += [shown, f"{told} ± {half}" if math.isfinite(found.mean) else told]
-            rates = " / ".join(dict.fromkeys(significant(rate, 2) for rate in r.rates))
-            rows.append((f"{r.name} {r.size}", rates + (" ◂" if r.edge else ""), *cells))
+            rows.append((f"{r.name} {r.size}" + (" ◂" if r.edge else ""), *cells))
         return Table(
             f"LAMB and LARS on large batches, rates chosen   (an illustration; against: the held-out loss of "
-            f"{self.optimizer})",
-            ("", "rate", e, "against", u, "against"),
+            f"{self.optimizer}; ◂ the best rate was at an end of those tried)",
+            ("", e, "against", u, "against"),
             tuple(rows),
         )
