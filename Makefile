@@ -19,13 +19,12 @@ demo: $(READY)  ## Diagnose the built-in demonstration
 	$(VENV)/bin/thalweg diagnose
 
 test: $(READY)  ## Run the tests
-	$(PYTHON) -m pytest -n auto
+	$(PYTHON) -m pytest -n auto --dist worksteal
 
 check: $(READY)  ## What CI runs: format, lint, types, tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(PYTHON) -m pytest tests/architecture
 	$(MAKE) test
 
 bench: $(READY)  ## Compare with other tools, where they are installed

@@ -154,11 +154,10 @@ def test_the_default_is_a_demonstration(tmp_path):
 
 
 def test_a_page_shows_the_loss_around_the_weights_and_a_budget_spares_it(tmp_path):
-    for name, picture in (("saddle", "level lines"), ("cube", "inflection")):
-        assert run("diagnose", name, "--html", tmp_path / "page.html").returncode == 0
-        assert picture in (tmp_path / "page.html").read_text()
-    assert run("diagnose", "saddle", "--budget", "30", "--html", tmp_path / "page.html").returncode == 0
-    assert "level lines" not in (tmp_path / "page.html").read_text()
+    assert run("diagnose", "cube", "--html", tmp_path / "page.html").returncode == 0
+    assert "inflection" in (tmp_path / "page.html").read_text()
+    assert run("diagnose", "cube", "--budget", "30", "--html", tmp_path / "page.html").returncode == 0
+    assert "inflection" not in (tmp_path / "page.html").read_text()
 
 
 def test_fail_on_turns_a_verdict_into_an_exit_code():
@@ -263,7 +262,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+@pytest.mark.parametrize("arguments", some(BAD, now=6), ids=" ".join)
 def test_bad_input_gets_one_message_and_its_exit_code(folder, arguments, monkeypatch, capsys):
     code, message = BAD[arguments]
     monkeypatch.chdir(folder)

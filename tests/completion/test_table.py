@@ -125,6 +125,7 @@ def test_what_is_not_movielens_is_refused(tmp_path):
         load_movielens(tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_the_choice_of_depth_is_paid_for_and_the_better_method_is_seen():
     _, entries = low_rank((40, 30), 2, 0.4)
     found = complete(entries, compare=True, center=None)

@@ -409,6 +409,7 @@ def steep(loss=None):
     return problem, model, optimizer, loader
 
 
+@pytest.mark.slow
 class TestNoTrace:
     def test_an_escape_changes_the_trainable_weights_and_nothing_else(self):
         problem, model, optimizer, loader = steep()

@@ -40,6 +40,7 @@ print("agreed")
 """
 
 
+@pytest.mark.slow
 def test_the_simulated_gpu_computes_what_the_cpu_does():
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
     done = subprocess.run(

@@ -13,6 +13,7 @@ from torch import nn
 from tests.report.browser import needs_chromium, screenshot, visit
 from tests.report.payloads import PAYLOADS
 from tests.report.structure import count, skeleton, texts
+from tests.selection import some
 from thalweg import Problem, diagnose
 from thalweg.diagnosis.activity import LayerActivity
 from thalweg.diagnosis.gradient import LayerSignal
@@ -67,7 +68,7 @@ def page_of(record, folder, name="page"):
     return path
 
 
-@pytest.mark.parametrize("first", range(0, len(PAYLOADS), _GROUP))
+@pytest.mark.parametrize("first", some(range(0, len(PAYLOADS), _GROUP), now=1))
 def test_names_change_nothing_but_texts(diagnosis, tmp_path, first):
     hostile = list(PAYLOADS[first : first + _GROUP])
     harmless = [f"harmless name {i}" for i in range(len(hostile))]
