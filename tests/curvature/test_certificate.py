@@ -64,9 +64,8 @@ def test_the_gap_is_never_wider_than_chebyshev_polynomials_promise_beforehand(sp
     ("size", "steps", "gap"),
     [
         (400, 8, 0.1),
-        (400, 16, 0.03),
-        (400, 30, 0.01),
-        (2000, 30, 0.01),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(400, 16, 0.03), (400, 30, 0.01)]),
+        pytest.param(2000, 30, 0.01, marks=pytest.mark.slow),
         (2, 1, 0.3),
         (3, 2, 0.3),
         (6, 5, 0.2),

@@ -105,6 +105,7 @@ CONVOLUTIONAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FULLY_CONNECTED)
 def test_every_layer_of_wide_fully_connected_networks(case):
     form = FULLY_CONNECTED[case]
@@ -113,6 +114,7 @@ def test_every_layer_of_wide_fully_connected_networks(case):
     assert (digits[:-1] > 7).all()  # known well enough that the test can fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONAL)
 def test_every_layer_of_wide_convolutional_networks(case):
     options, form = CONVOLUTIONAL[case]
