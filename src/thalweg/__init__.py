@@ -5,10 +5,9 @@ The names below are loaded when they are first used, so that ``import thalweg`` 
 
 from __future__ import annotations
 
-import importlib
-import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from thalweg.first_use import on_first_use
 from thalweg.version import __version__
 
 if TYPE_CHECKING:
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
     from thalweg.training.trajectory import Trajectory
 
 _HOMES = {
+    "completion": "completion",
+    "kernels": "kernels",
+    "optim": "optim",
     "BatchSizes": "studies.batch_sizes",
     "CheckpointError": "errors",
     "Comparison": "studies.comparison",
@@ -123,18 +125,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in {"completion", "kernels", "optim"}:
-        return importlib.import_module(f"thalweg.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    state = random.getstate()
-    try:  # packages that are loaded with it draw from python's random numbers, rich for one
-        value = getattr(importlib.import_module(f"thalweg.{_HOMES[name]}"), name)
-    finally:
-        random.setstate(state)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use("thalweg", _HOMES)
 
 
 def __dir__() -> list[str]:

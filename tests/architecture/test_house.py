@@ -1,6 +1,8 @@
 """The house: who may import whom, and what a module may not be called or do."""
 
 import ast
+import importlib
+import types
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2] / "src" / "thalweg"
 
 # From the ground up. A module imports lower floors and its own, never a higher one.
 FLOORS = (
-    {"errors", "version", "progress"},
+    {"errors", "version", "progress", "first_use"},
     {"rng", "estimates"},
     {"report"},
     {"records"},
@@ -174,6 +176,21 @@ def test_lanczos_knows_neither_model_nor_data():
 def test_every_room_has_a_floor():
     rooms = {room(path) for path in modules()} - {"__init__"}
     assert rooms <= LEVEL.keys()
+
+
+def hidden(package: str) -> list[str]:
+    """Names of a package that importing a module of it would hide."""
+    homes = importlib.import_module(package)._HOMES
+    below = {path.stem for path in (ROOT / Path(*package.split(".")[1:])).iterdir()}
+    return sorted(name for name, home in homes.items() if name in below and home != name)
+
+
+@pytest.mark.parametrize("package", ["thalweg", "thalweg.optim", "thalweg.kernels", "thalweg.completion"])
+def test_no_module_hides_a_name_of_its_package(package):
+    assert hidden(package) == []
+    loaded = importlib.import_module(package)
+    for name in loaded.__all__:
+        assert not isinstance(getattr(loaded, name), types.ModuleType) or loaded._HOMES.get(name) == name
 
 
 def test_names_say_something():

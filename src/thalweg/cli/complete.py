@@ -10,10 +10,10 @@ import click
 
 from thalweg.cli.options import give_out, require_writable, working
 from thalweg.completion.centring import Centring
-from thalweg.completion.complete import complete
 from thalweg.completion.movielens import is_movielens, load_movielens
 from thalweg.completion.observations import Duplicates
 from thalweg.completion.table import Layout, Table, read_table, require_new, write_completed
+from thalweg.completion.table_completion import complete
 from thalweg.errors import InputError
 from thalweg.report.drawing import to_png
 

@@ -5,11 +5,11 @@ The names below are loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from thalweg.first_use import on_first_use
 
 if TYPE_CHECKING:
-    from thalweg.completion.complete import TableCompletion, complete
     from thalweg.completion.deep import DeepMatrixFactorization
     from thalweg.completion.descent_record import Descent
     from thalweg.completion.folds import EntryKFold
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from thalweg.completion.movielens import load_movielens
     from thalweg.completion.nuclear import NuclearNormCompletion
     from thalweg.completion.observations import Observations, observed, observed_pairs
-    from thalweg.completion.sweep import Sweep, sweep
+    from thalweg.completion.sweeps import Sweep, sweep
+    from thalweg.completion.table_completion import TableCompletion, complete
 
 _HOMES = {
     "DeepMatrixFactorization": "deep",
@@ -26,14 +27,14 @@ _HOMES = {
     "NuclearNormCompletion": "nuclear",
     "ObservationGraph": "graph",
     "Observations": "observations",
-    "Sweep": "sweep",
-    "TableCompletion": "complete",
-    "complete": "complete",
+    "Sweep": "sweeps",
+    "TableCompletion": "table_completion",
+    "complete": "table_completion",
     "load_movielens": "movielens",
     "observation_graph": "graph",
     "observed": "observations",
     "observed_pairs": "observations",
-    "sweep": "sweep",
+    "sweep": "sweeps",
 }
 
 __all__ = [
@@ -54,9 +55,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'thalweg.completion' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"thalweg.completion.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use("thalweg.completion", _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

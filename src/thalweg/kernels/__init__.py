@@ -5,9 +5,9 @@ The names below are loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from thalweg.first_use import on_first_use
 from thalweg.kernels.convolutional import cntk, cntk_depths
 from thalweg.kernels.fully_connected import ntk
 
@@ -52,9 +52,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'thalweg.kernels' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"thalweg.kernels.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use("thalweg.kernels", _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,9 +5,7 @@ The names below are loaded when they are first used.
 
 from __future__ import annotations
 
-import importlib
-import random
-from typing import Any
+from thalweg.first_use import on_first_use
 
 _HOMES = {
     "BFGS": "bfgs",
@@ -37,16 +35,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'thalweg.optim' has no attribute {name!r}")
-    state = random.getstate()
-    try:  # packages that are loaded with it draw from python's random numbers, rich for one
-        value = getattr(importlib.import_module(f"thalweg.optim.{_HOMES[name]}"), name)
-    finally:
-        random.setstate(state)
-    globals()[name] = value
-    return value
+__getattr__ = on_first_use("thalweg.optim", _HOMES)
 
 
 def __dir__() -> list[str]:
