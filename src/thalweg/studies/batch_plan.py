@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from thalweg.optim.factory import Factory
 from thalweg.optim.registry import get
 from thalweg.studies.batch_fits import CriticalBatch, fit_critical_batch
-from thalweg.studies.batch_trials import RunsTrial, TimeTrial
+from thalweg.studies.batch_trials import TimeTrial
+from thalweg.studies.runs_trial import RunsTrial
 from thalweg.studies.setting import Run
 from thalweg.studies.statistics import spread
 

@@ -21,8 +21,9 @@ from thalweg.studies.batch_findings import Marks, Rescue, SizeResult, SolutionPa
 from thalweg.studies.batch_fits import fit_update_time
 from thalweg.studies.batch_plan import BatchPlan, Tuned, critical_batch, fastest, loss_at, updates_needed
 from thalweg.studies.batch_sizes import BatchSizes
-from thalweg.studies.batch_trials import NoiseTrial, RunsTrial, SharpnessTrial, TimeTrial, work
+from thalweg.studies.batch_trials import NoiseTrial, SharpnessTrial, TimeTrial, work
 from thalweg.studies.execution import ExecutorChoice, opened, require_executor, run_trials
+from thalweg.studies.runs_trial import RunsTrial
 from thalweg.studies.setting import Run, Setting, fingerprint, prepared, source_digest
 from thalweg.studies.statistics import spread
 from thalweg.studies.trial_folder import TrialFolder

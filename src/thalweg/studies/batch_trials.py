@@ -17,37 +17,23 @@ from thalweg.curvature.hessian import choose_hessian
 from thalweg.curvature.keskar import keskar_sharpness
 from thalweg.curvature.spectrum import find_extremes
 from thalweg.curvature.stability import PRODUCTS
-from thalweg.errors import InputError
 from thalweg.optim.registry import get
 from thalweg.problem.batches import Batch, Sample, taken
 from thalweg.problem.empirical_risk import EmpiricalRisk
 from thalweg.problem.intact import intact, random_state_kept
 from thalweg.problem.problem import Problem
 from thalweg.studies.batch_noise import noise_scale
-from thalweg.studies.setting import Setting, prepared, trained
+from thalweg.studies.runs_trial import RunsTrial, runs_or_refusal
+from thalweg.studies.setting import Setting, prepared
 from thalweg.training.ensemble import Member, train_ensemble
 from thalweg.training.stacked import StackedModel
 from thalweg.training.steps import Steps
 
-__all__ = ["LINE", "NoiseTrial", "RunsTrial", "SharpnessTrial", "TimeTrial", "work"]
+__all__ = ["LINE", "NoiseTrial", "SharpnessTrial", "TimeTrial", "work"]
 
 EPSILON = 1e-3
 LINE = tuple(i / 8 - 1 for i in range(25))  # from −1 to 2, as in the paper
 _ROUNDS, _UPDATES, _SECONDS = 7, 8, 1.0
-
-
-@dataclass(frozen=True)
-class RunsTrial:
-    """Nets trained with one optimiser and one batch size."""
-
-    key: str
-    size: float
-    problem_seed: int
-    optimizer: str
-    nets: tuple[tuple[int, float | None], ...]
-    batch_size: int
-    at: tuple[float, ...]
-    choosing: bool
 
 
 @dataclass(frozen=True)
@@ -96,28 +82,13 @@ def work(problem: Problem, trial: RunsTrial | TimeTrial | NoiseTrial | Sharpness
     setting = prepared(problem, trial.problem_seed)
     match trial:
         case RunsTrial():
-            return _runs(setting, trial)
+            return runs_or_refusal(setting, trial)
         case TimeTrial():
             return _times(setting, trial)
         case NoiseTrial():
             return _noise(setting, trial)
         case SharpnessTrial():
             return _sharpness(setting, trial)
-
-
-def _runs(setting: Setting, trial: RunsTrial) -> dict[str, Any]:
-    try:
-        runs, _, why = trained(
-            setting,
-            trial.optimizer,
-            trial.nets,
-            batch_size=trial.batch_size,
-            at=trial.at,
-            choosing=trial.choosing,
-        )
-    except InputError as error:
-        return {"refused": str(error)}
-    return {"runs": [run.to_plain() for run in runs], "why": why}
 
 
 def _times(setting: Setting, trial: TimeTrial) -> dict[str, Any]:

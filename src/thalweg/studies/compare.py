@@ -26,7 +26,8 @@ from thalweg.progress import Progress, Silent
 from thalweg.records import Cost, current_provenance
 from thalweg.studies.comparison import Comparison, Method
 from thalweg.studies.execution import ExecutorChoice, opened, require_executor, run_trials
-from thalweg.studies.setting import Run, Setting, fingerprint, prepared, source_digest, trained
+from thalweg.studies.runs_trial import RunsTrial, runs_or_refusal
+from thalweg.studies.setting import Run, Setting, fingerprint, prepared, source_digest
 from thalweg.studies.statistics import spread
 from thalweg.studies.trial_folder import TrialFolder
 from thalweg.training.ensemble import why_one_by_one
@@ -40,20 +41,6 @@ STEP = 10**0.5  # from a learning rate to the next
 USUAL_BATCH = 64
 _TIMED_STEPS, _TIMED_SECONDS = 40, 1.5
 _ALONE = 6.0  # times as long as side by side, about
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Runs of one optimiser that end on disk together; see `thalweg.studies.execution.Trial`."""
-
-    key: str
-    size: float
-    problem_seed: int
-    optimizer: str
-    nets: tuple[tuple[int, float | None], ...]
-    batch_size: int
-    at: tuple[float, ...]
-    choosing: bool
 
 
 def compare(
@@ -187,7 +174,7 @@ class _Asked:
         return setting.train.examples if factory.whole else self.batch_size
 
 
-def _trials(asked: _Asked, setting: Setting, whys: dict[str, str | None]) -> list[_Trial]:
+def _trials(asked: _Asked, setting: Setting, whys: dict[str, str | None]) -> list[RunsTrial]:
     """Return the trials: of methods that can be stacked all rates together, of others rate by rate."""
     found = []
     for factory in asked.factories:
@@ -196,7 +183,7 @@ def _trials(asked: _Asked, setting: Setting, whys: dict[str, str | None]) -> lis
             for i, some in enumerate([(rate,) for rate in grid] if alone else [grid]):
                 nets = tuple((seed, rate) for seed in seeds for rate in some)
                 found.append(
-                    _Trial(
+                    RunsTrial(
                         key=f"{factory.name}-{role}-{i}",
                         size=len(nets) * (_ALONE if alone else 1.0),
                         problem_seed=asked.seed,
@@ -210,21 +197,9 @@ def _trials(asked: _Asked, setting: Setting, whys: dict[str, str | None]) -> lis
     return found
 
 
-def _work(problem: Problem, trial: _Trial) -> dict[str, Any]:
+def _work(problem: Problem, trial: RunsTrial) -> dict[str, Any]:
     """Run the nets of a trial."""
-    setting = prepared(problem, trial.problem_seed)
-    try:
-        runs, _, why = trained(
-            setting,
-            trial.optimizer,
-            trial.nets,
-            batch_size=trial.batch_size,
-            at=trial.at,
-            choosing=trial.choosing,
-        )
-    except InputError as error:
-        return {"refused": str(error)}
-    return {"runs": [run.to_plain() for run in runs], "why": why}
+    return runs_or_refusal(prepared(problem, trial.problem_seed), trial)
 
 
 def _method(
@@ -264,8 +239,8 @@ def _method(
     )
 
 
-def _timing(method: Method, asked: _Asked, setting: Setting) -> _Trial:
-    return _Trial(
+def _timing(method: Method, asked: _Asked, setting: Setting) -> RunsTrial:
+    return RunsTrial(
         key=f"{method.name}-time",
         size=1.0,
         problem_seed=asked.seed,
@@ -277,7 +252,7 @@ def _timing(method: Method, asked: _Asked, setting: Setting) -> _Trial:
     )
 
 
-def _time(problem: Problem, trial: _Trial) -> dict[str, Any]:
+def _time(problem: Problem, trial: RunsTrial) -> dict[str, Any]:
     """Time steps of one net alone; return the median seconds of a gradient-equivalent."""
     setting = prepared(problem, trial.problem_seed)
     seed, rate = trial.nets[0]
