@@ -280,6 +280,28 @@ def _num_near(
 
 
 @compiled
+def _through_relu(
+    x: Array,
+    z: Array,
+    work: Array,
+    size: int,
+    first: int,
+    second: int,
+    third: int,
+    mine: int,
+    other: int,
+    inverse: int,
+    deviation: int,
+) -> Any:
+    """Return κ₀, κ₁ σσ' and the patch sums of Θ for a vector of pixel pairs."""
+    rho = _three_rows(work, first, second, third)
+    rho = rho * load(x, inverse + mine) * load(z, inverse + other)
+    degree_0, degree_1 = arc_cosine(rho)
+    new = load(x, deviation + mine) * load(z, deviation + other) * degree_1
+    return degree_0, new, _three_rows(work, size + first, size + second, size + third)
+
+
+@compiled
 def _activate(
     x: Array,
     z: Array,
@@ -305,11 +327,9 @@ def _activate(
         first, second = start + sources[at + 3 * i], start + sources[at + 3 * i + 1]
         third = start + sources[at + 3 * i + 2]
         for v in range(0, wide, lanes_of(x)):
-            rho = _three_rows(work, first + v, second + v, third + v)
-            rho = rho * load(x, inverse + mine + v) * load(z, inverse + other + v)
-            degree_0, degree_1 = arc_cosine(rho)
-            new = load(x, deviation + mine + v) * load(z, deviation + other + v) * degree_1
-            old = _three_rows(work, size + first + v, size + second + v, size + third + v)
+            degree_0, new, old = _through_relu(
+                x, z, work, size, first + v, second + v, third + v, mine + v, other + v, inverse, deviation
+            )
             store(work, to + mine + v, new)
             store(work, to + size + mine + v, fma(degree_0 * scales, old, weights * new))
 
@@ -342,11 +362,9 @@ def _read_out(
         first, second = start + sources[at + 3 * i], start + sources[at + 3 * i + 1]
         third = start + sources[at + 3 * i + 2]
         for v in range(0, wide, lanes_of(x)):
-            rho = _three_rows(work, first + v, second + v, third + v)
-            rho = rho * load(x, inverse + mine + v) * load(z, inverse + other + v)
-            degree_0, degree_1 = arc_cosine(rho)
-            new = load(x, deviation + mine + v) * load(z, deviation + other + v) * degree_1
-            old = _three_rows(work, size + first + v, size + second + v, size + third + v)
+            degree_0, new, old = _through_relu(
+                x, z, work, size, first + v, second + v, third + v, mine + v, other + v, inverse, deviation
+            )
             share = row_weight * load(col_weights, v)
             sum_theta = fma(share * degree_0, scales * old, sum_theta)
             sum_sigma = fma(share, new, sum_sigma)
