@@ -230,3 +230,14 @@ def test_what_cannot_be_done_is_refused_before_the_work(tmp_path, thalweg, argum
     code, out, err = thalweg(*arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.parametrize("first", [",,3.8,3.7", "4.1,3.9,3.9,3.8"])
+def test_a_line_of_numbers_is_not_lost_as_a_header(tmp_path, first):
+    with pytest.raises(InputError, match="names no columns"):
+        read_table(written(tmp_path, f"{first}\n1,2,3,4\n5,6,,8\n"))
+
+
+def test_years_are_names_of_columns(tmp_path):
+    table = read_table(written(tmp_path, "country,1960,1961,1962\nA,1,2,3\nB,2,,6\n"))
+    assert table.column_names == ("1960", "1961", "1962")

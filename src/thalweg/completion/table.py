@@ -75,6 +75,13 @@ def read_table(
                 got=str(len(line)),
                 cause="a separator within a cell that is not quoted",
             )
+    if _is_no_header(header):
+        raise InputError(
+            f"the first line of {path.name!r} names no columns",
+            expected="a header line",
+            got="numbers, some of them missing or twice",
+            hint="put a line with names above it, or its numbers would be lost",
+        )
     if layout == "auto":
         layout = "long" if _looks_long(header, body) else "wide"
     if layout == "long":
@@ -104,6 +111,16 @@ def _lines(path: Path) -> list[list[str]]:
 def _separator(probe: str) -> str:
     first = probe.splitlines()[0] if probe else ""
     return max("\t;,", key=first.count) if any(first.count(c) for c in "\t;,") else ","
+
+
+def _is_no_header(header: Sequence[str]) -> bool:
+    """Whether it is a line of data: numbers alone, which unlike years or days are missing or come twice."""
+    cells = [cell.strip().lower() for cell in header[1:]]
+    try:
+        numbers = [float(cell) for cell in cells if cell not in _MISSING]
+    except ValueError:
+        return False
+    return len(set(numbers)) < len(cells)
 
 
 def _looks_long(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
