@@ -137,3 +137,16 @@ def test_curves_become_a_picture_that_says_where_they_begin_and_end():
     assert figure.panels[0].y_axis.scale == "log"
     assert [series.style for series in figure.panels[0].series] == ["line", "dashed"]
     assert "1,000 to 1.00" in figure.alt
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_narrow_terminals_lose_neither_names_nor_numbers(width):
+    cells = ("80.0%", "−1.4 ± 0.11", "96.7%", "−0.20 ± 0.054")
+    table = Table(
+        "Large batches", ("", "10 epochs", "against", "100 updates", "against"), (("lamb 1150", *cells),)
+    )
+    curve = Curves("Loss", "90 epochs", (("training", tuple(1.25 + i for i in range(90))),))
+    text = to_text(Document("title", (table, curve, Table("nothing", ("a", "b"), ()))), width)
+    assert max(map(len, text.splitlines())) <= width
+    for told in ("lamb", "1150", *cells, "epochs", "updates", "training", "1.25", "90.2"):
+        assert told in text, told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +32,9 @@ from thalweg.report.figures import Figure
 
 __all__ = ["Bar", "render", "to_text"]
 
-_COLUMNS = 60  # of a curve
+_COLUMNS = 60  # of a curve, at most
+_GAP = 2  # between the columns beside it
+_NAME = 24  # characters of a name's longest word that a table keeps whole
 _COLOURS = {"good": "green", "bad": "red", "neutral": "yellow"}
 
 
@@ -41,7 +44,7 @@ def render(document: Document, console: Console) -> None:
     for block in document.blocks:
         if isinstance(block, Figure | Heading | Quoted):  # a page's; the numbers stand in the facts
             continue
-        console.print(Padding(_block(block), (1, 0, 0, 0)))
+        console.print(Padding(_block(block, console.width), (1, 0, 0, 0)))
 
 
 def to_text(document: Document, width: int = 110) -> str:
@@ -51,7 +54,7 @@ def to_text(document: Document, width: int = 110) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-def _block(block: Headline | Facts | Table | Note | Curves) -> RenderableType:
+def _block(block: Headline | Facts | Table | Note | Curves, width: int) -> RenderableType:
     match block:
         case Headline(word, sentence, tone, _, _):
             grid = RichTable.grid(padding=(0, 3, 0, 0))
@@ -64,28 +67,51 @@ def _block(block: Headline | Facts | Table | Note | Curves) -> RenderableType:
                 grid.add_row(_text("  " + label), _text(text))
             return grid
         case Table(title, columns, rows):
-            table = RichTable(box=None, padding=(0, 3, 0, 0), show_header=True, header_style="dim")
-            table.add_column(_text("  " + columns[0]))
-            for column in columns[1:]:
-                table.add_column(_text(column), justify="right", no_wrap=True)
-            for row in rows:
-                table.add_row(_text("  " + row[0]), *(_text(cell) for cell in row[1:]))
-            return Group(_text(title, style="bold"), table)
+            return Group(_text(title, style="bold"), _table(columns, rows, width))
         case Note(text, label):
             return _text(f"{label}: {text}" if label else text)
         case Curves():
-            return _curves(block)
+            return _curves(block, width)
 
 
-def _curves(block: Curves) -> RenderableType:
-    grid = RichTable.grid(padding=(0, 2, 0, 0))
+def _table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...], width: int) -> RichTable:
+    """Return a table. Where it is narrow, names and headers are broken at their spaces; numbers are not."""
+    shown = ["  " + columns[0], *columns[1:]]
+    cells = [[("  " if i == 0 else "") + row[i] for row in rows] for i in range(len(columns))]
+    natural = [_longest([head, *column]) for head, column in zip(shown, cells, strict=True)]
+    least = [_longest([*head.split(), *column]) for head, column in zip(shown, cells, strict=True)]
+    least[0] = 2 + min(_longest(word for text in [columns[0], *cells[0]] for word in text.split()), _NAME)
+    gap = 3 if sum(least) + 3 * len(least) <= width else 1
+    room = max(width - gap * len(least) - sum(least), 0)
+    table = RichTable(box=None, padding=(0, gap, 0, 0), show_header=True, header_style="dim")
+    for i, (head, few, all_of_it) in enumerate(zip(shown, least, natural, strict=True)):
+        more = min(room, max(all_of_it - few, 0))
+        room -= more
+        table.add_column(_text(head), justify="right" if i else "left", width=few + more)
+    for row in zip(*cells, strict=True):
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max((_text(text).cell_len for text in texts), default=0)
+
+
+def _curves(block: Curves, width: int) -> RenderableType:
+    """Return the curves with their names and ends; the curves get what room these leave."""
+    grid = RichTable.grid(padding=(0, _GAP, 0, 0))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
-    for (label, values), series in zip(block.series, heights(block), strict=True):
-        first, last = (significant(value, 3) for value in (values[0], values[-1]))
-        grid.add_row(_text("  " + label), first, sparkline(series, _COLUMNS), last)
+    names = [_text("  " + label) for label, _ in block.series]
+    ends = [tuple(significant(value, 3) for value in (v[0], v[-1])) for _, v in block.series]
+    beside = max(name.cell_len for name in names) + sum(
+        max(map(len, side)) for side in zip(*ends, strict=True)
+    )
+    columns = max(min(_COLUMNS, width - beside - 4 * _GAP), 1)
+    for name, (first, last), series in zip(names, ends, heights(block), strict=True):
+        grid.add_row(name, first, sparkline(series, columns), last)
     scale = f"over {block.axis}" + (", logarithmic" if is_logarithmic(block) else "")
     return Group(_text(f"{block.title}   ({scale})", style="bold"), grid)
 
