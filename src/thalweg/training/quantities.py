@@ -132,7 +132,8 @@ class LearningRate(_Plain):
 
     def measure(self, moment: Moment) -> Values:
         """Cost: none."""
-        return {} if moment.lr is None else {"lr": moment.lr}
+        rate = moment.lr
+        return {} if rate is None else {"lr": rate}
 
 
 class GradientNorm(_Plain):

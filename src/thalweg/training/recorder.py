@@ -157,7 +157,7 @@ class Recorder:
         folder.event(
             self.step,
             "cost",
-            f"recording took {100 * self._budget.overhead:.2g} % of the time of training",
+            f"recording took {100 * self._budget.overhead:.2g} % of the time of training by its own clock",
             setup=round(self._budget.setup, 4),
             spent=round(self._budget.spent, 4),
             trained=round(self._budget.trained, 4),

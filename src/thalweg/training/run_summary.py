@@ -119,8 +119,9 @@ class RunSummary(Record):
             return text + "; the run did not come to its end, and what recording cost is not known"
         parts = sorted(self.cost.items(), key=lambda item: -item[1][1])
         named = ", ".join(f"{name} {seconds:.2g} s ({times:,}×)" for name, (times, seconds) in parts[:4])
-        return f"{text}; recording took {100 * self.overhead:.2g} % of the time of training" + (
-            f", most of it for {named}" if named else ""
+        return (
+            f"{text}; recording took {100 * self.overhead:.2g} % of the time of training by its own clock"
+            + (f", most of it for {named}" if named else "")
         )
 
 

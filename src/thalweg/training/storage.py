@@ -26,6 +26,7 @@ __all__ = ["EVENTS", "META", "SCALARS", "SCHEMA", "SKETCHES", "RunFolder", "as_l
 SCHEMA = "thalweg/run@1"
 META, SCALARS, EVENTS, SKETCHES = "meta.json", "scalars.jsonl", "events.jsonl", "sketches.f64"
 MOST_WAITING = 64 << 20  # bytes that wait for a disk with room
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def as_line(entry: Mapping[str, Any]) -> bytes:
@@ -34,7 +35,7 @@ def as_line(entry: Mapping[str, Any]) -> bytes:
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in entry.items()
     }
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return _JSON.encode(plain).encode() + b"\n"
 
 
 class _Appended:
