@@ -49,6 +49,7 @@ THIRD_PARTY = {
     },
     "sklearn": {"problem", "kernels", "completion"},
     "numba": {"kernels", "completion"},
+    "threadpoolctl": {"completion"},
     "llvmlite": {"kernels"},  # what numba itself speaks
     "safetensors": {"problem"},
     "matplotlib": {"report"},

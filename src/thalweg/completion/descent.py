@@ -128,9 +128,8 @@ def automatic_rate(optimizer: Optimizer, observations: Observations, depth: int)
     """Return the learning rate for entries of size 1.
 
     Normalised steps: a small share of √N·(n₁n₂)^{1/2N}, the distance that the factors have to go when they
-        share
-    the matrix's norm equally. Plain steps: a quarter of 2/λmax at a balanced minimum, where λmax is at most
-    N·σ₁^{2−2/N}·2/m, with σ₁ estimated by the observed entries, filled up with zeros and scaled.
+    share the matrix's norm equally. Plain steps: a quarter of 2/λmax at a balanced minimum, where λmax is at
+    most N·σ₁^{2−2/N}·2/m, with σ₁ estimated by the observed entries, filled up with zeros and scaled.
     """
     n1, n2 = observations.shape
     if optimizer == "ngd":
@@ -159,10 +158,8 @@ def descend(
     """Descend from ``start`` on the mean squared error over the observed entries, which should be of size 1.
 
     "ngd" takes g/(√v + 10⁻⁴) times the rate, v the bias-corrected moving average (0.99) of the squared norm
-    of
-    the whole gradient: the paper's optimiser ([arora2019b]). "gd" and "adam" are as everywhere.
-        Without
-    a ``learning_rate`` one is chosen (`automatic_rate`), and it shrinks whenever the loss has risen over 25
+    of the whole gradient: the paper's optimiser ([arora2019b]). "gd" and "adam" are as everywhere. Without a
+    ``learning_rate`` one is chosen (`automatic_rate`), and it shrinks whenever the loss has risen over 25
     steps.
 
     Args:
