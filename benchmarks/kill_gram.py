@@ -124,13 +124,22 @@ def kill_workers(x: Any, folder: Path, log: Path, depth: int, kills: int, expect
         Client(cluster) as client,
     ):
 
+        def at_work() -> dict[str, int]:
+            """The workers that the scheduler knows and whose processes live: address and process."""
+            nannies = {nanny.worker_address: nanny.pid for nanny in cluster.workers.values()}
+            known = set(cluster.scheduler.workers)
+            return {address: pid for address, pid in nannies.items() if address in known and pid is not None}
+
         def assassin() -> None:
+            dead: set[str] = set()
             while met[0] < kills and not done.wait(rng.uniform(0, 2 * expected / kills)):
-                alive = [nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None]
-                if (
-                    len(alive) == len(cluster.scheduler.workers) == 2
-                ):  # Dask gives up one that dies at its start
-                    os.kill(rng.choice(alive), signal.SIGKILL)
+                alive = at_work()
+                # Both, and no corpse that the scheduler has not noticed: Dask gives up one that dies at its
+                # start.
+                if len(alive) == 2 and not dead & set(cluster.scheduler.workers):
+                    victim = rng.choice(sorted(alive))
+                    os.kill(alive[victim], signal.SIGKILL)
+                    dead.add(victim)
                     met[0] += 1
 
         killer = threading.Thread(target=assassin)
