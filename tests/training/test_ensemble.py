@@ -77,7 +77,7 @@ def test_what_is_written_down_after_many_calls_gives_the_same_numbers():
 
 def test_members_go_the_same_way_when_the_operations_have_been_written_down():
     problem, nets = Problem(net(), nn.CrossEntropyLoss(), data()), members(2)
-    seen, _ = watched(problem, "sgd", nets, at=(120,))  # 240 full batches: the last 90 as written down
+    seen, _ = watched(problem, "sgd", nets, at=(120,))  # 240 full batches: all but 20 as written down
     alone = Problem(net(seed=1), nn.CrossEntropyLoss(), data())
     train(alone, "sgd", lr=0.05, batch_size=8, epochs=120, seed=101)
     expected = ParameterSpace.of(alone.model).read(alone.model)

@@ -16,6 +16,7 @@ from thalweg.problem.loss import minimised
 from thalweg.problem.memory import SavedBytes
 from thalweg.problem.parameters import ParameterSpace
 from thalweg.problem.problem import Problem
+from thalweg.training.operations import written_down
 
 __all__ = ["StackedModel"]
 
@@ -24,10 +25,10 @@ __all__ = ["StackedModel"]
 CACHE = 8 << 20
 _PER_WEIGHT = 16  # bytes: weight, gradient and state
 # Calls from which on it pays to write the operations down once, without the transformations around them.
-ENOUGH_CALLS = 150
+ENOUGH_CALLS = 20
 AGREE = 1e-4
 
-Gradients = Callable[[Tensor, Any], tuple[Tensor, Tensor]]
+Gradients = Callable[[Tensor, Any], tuple[Tensor, ...]]
 
 
 class _LossOf(nn.Module):
@@ -77,7 +78,8 @@ class StackedModel:
         if key not in self._written and self._calls[key] > ENOUGH_CALLS:
             self._written[key] = self._write_down(theta, data)
         with torch.no_grad():
-            return self._written.get(key, self._together)(theta, data)
+            gradients, losses = self._written.get(key, self._together)(theta, data)
+        return gradients, losses
 
     @property
     def num_written(self) -> int:
@@ -158,15 +160,12 @@ class StackedModel:
 
     def _write_down(self, theta: Tensor, data: Any) -> Gradients:
         """Return the operations of `_together` for these shapes, if they give the same elsewhere too."""
-        with random_state_kept():  # what is imported here draws from python's random numbers
-            from torch.fx.experimental.proxy_tensor import make_fx
-
-            elsewhere = theta * 1.01
-            with torch.no_grad():
-                try:
-                    written: Gradients = make_fx(lambda t, d: self._together(t, d))(theta, data)
-                    same = zip(written(elsewhere, data), self._together(elsewhere, data), strict=True)
-                    agree = all(torch.allclose(a, b, rtol=AGREE, equal_nan=True) for a, b in same)
-                except (*FOREIGN_FAILURES, NotImplementedError):
-                    agree = False
-        return written if agree else self._together
+        elsewhere = theta * 1.01
+        with random_state_kept(), torch.no_grad():
+            try:
+                run = written_down(lambda: self._together(theta, data), [theta, *tensors_of(data)])
+                same = zip(run(elsewhere, *tensors_of(data)), self._together(elsewhere, data), strict=True)
+                agree = all(torch.allclose(a, b, rtol=AGREE, equal_nan=True) for a, b in same)
+            except (*FOREIGN_FAILURES, NotImplementedError):
+                return self._together
+        return (lambda theta, data: run(theta, *tensors_of(data))) if agree else self._together
