@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from safetensors.torch import save_file
 
 from tests.models import seeded
 from tests.selection import some
+from thalweg.cli.complete import command as complete_command
 from thalweg.cli.main import main
+from thalweg.completion.centring import Centring
+from thalweg.completion.observations import Duplicates
+from thalweg.completion.table import Layout
 from thalweg.problem.intact import random_state_kept
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
@@ -32,15 +37,17 @@ def run(*arguments, cwd=None):
     )
 
 
-def test_help_answers_without_torch():
+def test_the_help_of_every_verb_answers_without_torch():
     code = (
         "import sys, thalweg.cli.main as m\n"
-        "try: m.main(['--help'])\n"
-        "except SystemExit: print('torch' in sys.modules)"
+        "for verb in ['', *m._VERBS, 'kernel fit', 'kernel gram', 'kernel compare']:\n"
+        "    try: m.main([*verb.split(), '--help'])\n"
+        "    except SystemExit: print('loaded by', verb, [n for n in ('torch', 'scipy') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Commands" in done.stdout
-    assert done.stdout.endswith("False\n")
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded by")]
+    assert len(loaded) == done.stdout.count("Usage: ") > 10
+    assert all(line.endswith("[]") for line in loaded), loaded
     plain = subprocess.run(
         [sys.executable, "-c", "import thalweg, sys; print('torch' in sys.modules)"],
         capture_output=True,
@@ -48,6 +55,13 @@ def test_help_answers_without_torch():
         check=True,
     )
     assert plain.stdout == "False\n"
+
+
+def test_what_complete_offers_is_what_it_can_do():
+    options = {option.name: option.type for option in complete_command.params}
+    assert list(options["layout"].choices) == list(get_args(Layout))
+    assert list(options["duplicates"].choices) == list(get_args(Duplicates))
+    assert list(options["center"].choices) == [*get_args(Centring), "none"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import click
 
 from thalweg.cli.options import require_writable, working
 from thalweg.cli.studies import give_out_study, numbers, source_of, study_options
-from thalweg.studies.batch_size import batch_size
 
 __all__ = ["command"]
 
@@ -62,6 +61,9 @@ def command(
     require_writable(json_path, html_path)
     folder = source_of(problem, output, "batch-size")
     with working() as bar:
+        bar.phase("getting ready")
+        from thalweg.studies.batch_size import batch_size
+
         found = batch_size(
             problem,
             numbers(sizes) if sizes is not None else None,

@@ -8,7 +8,7 @@ import click
 
 from thalweg.cli.options import require_writable, working
 from thalweg.cli.studies import give_out_study, source_of, study_options
-from thalweg.studies.compare import OPTIMIZERS, compare
+from thalweg.optim.registry import COMMON
 
 __all__ = ["command"]
 
@@ -17,7 +17,7 @@ __all__ = ["command"]
 @study_options
 @click.option(
     "--optimizers",
-    default=",".join(OPTIMIZERS),
+    default=",".join(COMMON),
     show_default=True,
     metavar="A,B,…",
     help="Names of `thalweg train --help`, or package.module:Class.",
@@ -64,6 +64,9 @@ def command(
     require_writable(json_path, html_path)
     folder = source_of(problem, output, "compare")
     with working() as bar:
+        bar.phase("getting ready")
+        from thalweg.studies.compare import compare
+
         found = compare(
             problem,
             [name.strip() for name in optimizers.split(",")],

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from thalweg.cli.options import give_out, require_writable, working
-from thalweg.completion.centring import Centring
-from thalweg.completion.movielens import is_movielens, load_movielens
-from thalweg.completion.observations import Duplicates
-from thalweg.completion.table import Layout, Table, read_table, require_new, write_completed
-from thalweg.completion.table_completion import complete
 from thalweg.errors import InputError
-from thalweg.report.drawing import to_png
+
+if TYPE_CHECKING:
+    from thalweg.completion.centring import Centring
+    from thalweg.completion.observations import Duplicates
+    from thalweg.completion.table import Layout, Table
 
 __all__ = ["command"]
 
@@ -26,14 +25,14 @@ _FILE = click.Path(path_type=Path)
 @click.argument("table", type=_FILE)
 @click.option(
     "--layout",
-    type=click.Choice(get_args(Layout)),
+    type=click.Choice(["auto", "long", "wide"]),
     default="auto",
     show_default=True,
     help="long: a line is row, column, value; wide: a line is a row, with blanks.",
 )
 @click.option(
     "--duplicates",
-    type=click.Choice(get_args(Duplicates)),
+    type=click.Choice(["refuse", "mean"]),
     default="refuse",
     show_default=True,
     help="What to do when a position comes twice in a long table.",
@@ -94,6 +93,8 @@ def command(
     thalweg complete table.csv --html report.html --png descent.png
     thalweg complete ratings.csv --clip 0.5 5 --depth 2 --json -
     """
+    from thalweg.completion.table import require_new, write_completed
+
     folder = table.parent if not table.is_dir() else Path()
     target = output or folder / f"{table.stem or 'table'}.completed.csv"
     require_writable(json_path, html_path, png_path)
@@ -104,6 +105,8 @@ def command(
         )
     with working() as bar:
         bar.phase("reading the table")
+        from thalweg.completion.table_completion import complete
+
         read = _read(table, cast("Layout", layout), cast("Duplicates", duplicates))
         found = complete(
             read.observations,
@@ -125,11 +128,16 @@ def command(
             note += "the model for the pairs you need, in Python, by predict()."
             found = replace(found, notes=(*found.notes, note))
         if png_path is not None:
+            from thalweg.report.drawing import to_png
+
             to_png(found.descent.figure(), png_path)
     give_out(found, json_path, html_path)
 
 
 def _read(path: Path, layout: Layout, duplicates: Duplicates) -> Table:
+    from thalweg.completion.movielens import is_movielens, load_movielens
+    from thalweg.completion.table import Table, read_table
+
     if not is_movielens(path):
         return read_table(path, layout=layout, duplicates=duplicates)
     ratings = load_movielens(path, duplicates=duplicates)

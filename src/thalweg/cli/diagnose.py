@@ -5,19 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
-from thalweg.diagnosis.diagnosis import diagnose
-from thalweg.diagnosis.purse import LEAST
 from thalweg.diagnosis.verdict import Verdict
-from thalweg.landscape.plane import plane
-from thalweg.landscape.plane_record import Plane
-from thalweg.landscape.slice import slice as line
-from thalweg.landscape.slice_record import Slice
-from thalweg.problem.problem import Problem
-from thalweg.progress import Progress
+
+if TYPE_CHECKING:
+    from thalweg.landscape.plane_record import Plane
+    from thalweg.landscape.slice_record import Slice
+    from thalweg.problem.problem import Problem
+    from thalweg.progress import Progress
 
 __all__ = ["command"]
 
@@ -76,6 +75,9 @@ def command(
     thalweg diagnose train.py:problem --checkpoint last.safetensors --html report.html --figures pictures
     thalweg diagnose train.py:problem --fail-on plateau --fail-on bouncing
     """
+    from thalweg.diagnosis.diagnosis import diagnose
+    from thalweg.diagnosis.purse import LEAST
+
     require_writable(json_path, html_path, figures_path)
     if html_path is not None and html_path.suffix.lower() != ".html":
         raise click.BadParameter("the page needs a name that ends in .html", param_hint="--html")
@@ -96,6 +98,9 @@ def command(
 
 def _around(problem: Problem, seed: int, progress: Progress) -> Plane | Slice:
     """Measure what the page shows of the loss around the weights."""
+    from thalweg.landscape.plane import plane
+    from thalweg.landscape.slice import slice as line
+
     progress.phase("looking around")
     if sum(p.numel() for p in problem.parameters()) == 1:
         return line(problem, seed=seed, progress=progress)

@@ -7,7 +7,6 @@ import os
 import platform
 
 import click
-import torch
 from rich.console import Console
 
 from thalweg.report.document import Document, Facts, Note
@@ -22,6 +21,8 @@ _REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "rich", "click", "safete
 @click.command("doctor")
 def command() -> None:
     """Show versions, devices and what is available."""
+    import torch
+
     rows = [("thalweg", __version__), ("python", f"{platform.python_version()} on {platform.system()}")]
     rows += [(name, _version(name)) for name in _REQUIRED]
     rows += [

@@ -15,8 +15,6 @@ from thalweg.cli.options import (
     require_writable,
     working,
 )
-from thalweg.diagnosis.escape import escape
-from thalweg.problem.saving import require_free, save_weights
 
 __all__ = ["command"]
 
@@ -47,6 +45,9 @@ def command(
     thalweg escape train.py:problem --checkpoint last.safetensors
     thalweg escape train.py:problem --checkpoint last.pt --output onward.pt --json -
     """
+    from thalweg.diagnosis.escape import escape
+    from thalweg.problem.saving import require_free, save_weights
+
     target = output or _beside(problem, checkpoint)
     require_writable(json_path)
     require_free(target)

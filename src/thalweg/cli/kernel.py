@@ -23,10 +23,6 @@ from thalweg.cli.arrays import (
 )
 from thalweg.cli.options import give_out, require_writable, working
 from thalweg.errors import InputError
-from thalweg.kernels.comparison import compare_kernels
-from thalweg.kernels.estimators import NTKClassifier, NTKRegressor, named_kernel
-from thalweg.kernels.fitted import fit_kernel
-from thalweg.kernels.gram import Gram
 from thalweg.kernels.room import require_memory
 
 __all__ = ["command"]
@@ -123,6 +119,9 @@ def _fit(
         raise click.BadParameter("there is nothing to predict without --test", param_hint="--output")
     with working() as bar:
         bar.phase("reading the data")
+        from thalweg.kernels.estimators import NTKClassifier, NTKRegressor
+        from thalweg.kernels.fitted import fit_kernel
+
         ready = _prepared(data, targets, test, drop=drop_constant, as_is=as_is)
         y = _required(ready.y, data)
         _require_room(len(ready.x))
@@ -167,6 +166,9 @@ def _gram(
     require_writable(json_path, output, folder)
     with working() as bar:
         bar.phase("reading the data")
+        from thalweg.kernels.estimators import named_kernel
+        from thalweg.kernels.gram import Gram
+
         ready = _prepared(data, targets, None, drop=drop_constant, as_is=as_is)
         name, settings = _named(ready.x, readout, kind)
         found = Gram(named_kernel(name, depth, settings), ready.x, folder=folder, tile_size=tile)
@@ -204,6 +206,9 @@ def _compare(
     require_writable(json_path)
     with working() as bar:
         bar.phase("reading the data")
+        from thalweg.kernels.comparison import compare_kernels
+        from thalweg.kernels.estimators import named_kernel
+
         ready = _prepared(data, targets, None, drop=drop_constant, as_is=as_is)
         y = _required(ready.y, data)
         _require_room(len(ready.x))

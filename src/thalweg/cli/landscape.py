@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
 from thalweg.errors import InputError
-from thalweg.landscape.path import POINTS as PATH_POINTS
-from thalweg.landscape.path import path
-from thalweg.landscape.plane import plane
-from thalweg.landscape.slice import slice as slice_
-from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
-from thalweg.problem.problem import Problem
-from thalweg.progress import Progress
-from thalweg.records import Record
+
+if TYPE_CHECKING:
+    from thalweg.problem.problem import Problem
+    from thalweg.progress import Progress
+    from thalweg.records import Record
 
 __all__ = ["command"]
 
@@ -84,6 +82,9 @@ def command(
         raise click.UsageError(f"give --path or --{shape}, not both")
     with working() as bar:
         bar.phase("building the problem")
+        from thalweg.landscape.plane import plane
+        from thalweg.landscape.slice import slice as slice_
+
         opened = open_problem(problem, checkpoint, seed)
         record: Record
         if ends is not None:
@@ -103,13 +104,16 @@ def command(
 def _between(
     problem: Problem, ends: tuple[Path, Path], points: int | None, seed: int, progress: Progress
 ) -> Record:
+    from thalweg.landscape.path import POINTS, path
+    from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
+
     if problem.model is None:
         raise InputError("a plain function has no checkpoints to go between", hint="leave --path out")
     weights = []
     for end in ends:
         apply_checkpoint(problem, read_checkpoint(end))
         weights.append({name: tensor.clone() for name, tensor in problem.model.state_dict().items()})
-    return path(problem, *weights, points=points or PATH_POINTS, seed=seed, progress=progress)
+    return path(problem, *weights, points=points or POINTS, seed=seed, progress=progress)
 
 
 def _is_curve(problem: Problem) -> bool:

@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from thalweg.errors import InputError
-from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
-from thalweg.problem.loading import load_problem
-from thalweg.problem.problem import Problem
-from thalweg.records import Record, write_atomically
 from thalweg.report.terminal import Bar, render
+
+if TYPE_CHECKING:
+    from thalweg.problem.problem import Problem
+    from thalweg.records import Record
 
 __all__ = ["give_out", "open_problem", "problem_options", "require_weights", "require_writable", "working"]
 
@@ -46,6 +46,9 @@ def problem_options(function: _Function) -> _Function:
 
 def open_problem(specification: str, checkpoint: Path | None, seed: int) -> Problem:
     """Load the problem and, where one is given, its checkpoint."""
+    from thalweg.problem.checkpoint import apply_checkpoint, read_checkpoint
+    from thalweg.problem.loading import load_problem
+
     stored = read_checkpoint(checkpoint) if checkpoint is not None else None
     problem = load_problem(specification, seed=seed)
     if stored is not None:
@@ -91,6 +94,8 @@ def give_out(record: Record, json_path: str | None, html_path: Path | None = Non
     if html_path is not None:
         record.save(html_path)
     if json_path is not None and json_path != "-":
+        from thalweg.records import write_atomically
+
         write_atomically(Path(json_path), record.to_json())
     if json_path == "-":
         click.echo(record.to_json(), nl=False)

@@ -8,8 +8,6 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from thalweg.problem.builtin.registry import problems
-
 __all__ = ["command"]
 
 
@@ -17,6 +15,8 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print names and summaries as JSON.")
 def command(as_json: bool) -> None:
     """List the built-in problems: real small trainings and the textbook's functions."""
+    from thalweg.problem.builtin.registry import problems
+
     if as_json:
         click.echo(json.dumps({info.name: info.summary for info in problems()}, indent=2, ensure_ascii=False))
         return

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from thalweg.cli.options import give_out, open_problem, problem_options, require_writable, working
-from thalweg.curvature.sharpness import sharpness
 
 __all__ = ["command"]
 
@@ -27,6 +26,8 @@ def command(problem: str, checkpoint: Path | None, seed: int, json_path: str | N
     require_writable(json_path)
     with working() as bar:
         bar.phase("building the problem")
+        from thalweg.curvature.sharpness import sharpness
+
         opened = open_problem(problem, checkpoint, seed)
         found = sharpness(opened, seed=seed, progress=bar)
     give_out(found, json_path)

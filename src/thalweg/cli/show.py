@@ -7,8 +7,6 @@ from pathlib import Path
 import click
 
 from thalweg.cli.options import give_out, require_writable
-from thalweg.training.recorded import read_run
-from thalweg.training.run_summary import summarise
 
 __all__ = ["command"]
 
@@ -31,6 +29,9 @@ def command(run: Path, json_path: str | None, html_path: Path | None, figures: P
     thalweg show runs/a --html run.html
     """
     require_writable(json_path, html_path)
+    from thalweg.training.recorded import read_run
+    from thalweg.training.run_summary import summarise
+
     summary = summarise(read_run(run))
     if figures is not None:
         summary.save_figures(figures)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thalweg.cli.options import give_out
 from thalweg.errors import InputError
-from thalweg.records import Record
+
+if TYPE_CHECKING:
+    from thalweg.records import Record
 
 __all__ = ["give_out_study", "numbers", "source_of", "study_options"]
 

@@ -17,8 +17,6 @@ from thalweg.cli.options import (
     working,
 )
 from thalweg.optim.registry import get, names
-from thalweg.problem.saving import require_free, save_training
-from thalweg.training.loop import train
 
 __all__ = ["command"]
 
@@ -112,6 +110,8 @@ def command(
     thalweg train train.py:problem --checkpoint last.pt --steps 500 --output onward.pt --json -
     thalweg train digits-cnn --epochs 100 --record runs/a         and after a kill the same with --resume
     """
+    from thalweg.problem.saving import require_free, save_training
+
     require_writable(json_path)
     get(optimizer)
     if epochs is not None and steps is not None:
@@ -122,6 +122,8 @@ def command(
         require_free(output)
     with working() as bar:
         bar.phase("building the problem")
+        from thalweg.training.loop import train
+
         opened = open_problem(problem, checkpoint, seed)
         require_weights(opened, output)
         trajectory = train(

@@ -6,13 +6,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from thalweg.errors import InputError
 from thalweg.optim.stop_rule import StopRule
-from thalweg.problem.intact import random_state_kept
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["ClosureKind", "Factory", "load_class"]
 
@@ -66,6 +66,8 @@ class Factory:
                 cause="it finds the length of its steps itself",
                 hint="leave lr out",
             )
+        from torch.optim import Optimizer
+
         make = self.load()
         own = {**self.settings, **({} if self.lr is None else {"lr": self.lr}), **settings}
         try:
@@ -78,7 +80,7 @@ class Factory:
                 expected="settings among " + ", ".join(_settings(make)),
                 got=", ".join(f"{name}={value!r}" for name, value in own.items()) or "none",
             ) from error
-        if not isinstance(made, torch.optim.Optimizer):
+        if not isinstance(made, Optimizer):
             raise InputError(
                 f"{self.target} made no optimiser",
                 expected="a torch.optim.Optimizer",
@@ -105,6 +107,10 @@ def load_class(target: str) -> Callable[..., Any]:
     Raises:
         InputError: when there is no such module, it fails, or holds nothing of that name that can be called.
     """
+    from torch.optim import Optimizer
+
+    from thalweg.problem.intact import random_state_kept
+
     place, _, name = target.partition(":")
     try:
         with random_state_kept():
@@ -126,7 +132,7 @@ def load_class(target: str) -> Callable[..., Any]:
         known = sorted(
             key
             for key, thing in vars(module).items()
-            if inspect.isclass(thing) and issubclass(thing, torch.optim.Optimizer)
+            if inspect.isclass(thing) and issubclass(thing, Optimizer)
         )
         raise InputError(
             f"{place!r} has no optimiser {name!r}",

@@ -9,7 +9,9 @@ from thalweg.errors import InputError
 from thalweg.optim.factory import ClosureKind, Factory, load_class
 from thalweg.optim.matlab import MATLAB
 
-__all__ = ["closure_of", "get", "names"]
+__all__ = ["COMMON", "closure_of", "get", "names"]
+
+COMMON = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "lamb", "lbfgs")  # what people choose among
 
 
 def _torch(name: str, summary: str, target: str, lr: float, source: str, **more: object) -> Factory:

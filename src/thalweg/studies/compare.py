@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from thalweg.errors import InputError, NumericalError
 from thalweg.optim.factory import Factory
-from thalweg.optim.registry import get
+from thalweg.optim.registry import COMMON, get
 from thalweg.problem.batches import Batch, taken
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.problem import Problem
@@ -33,9 +33,8 @@ from thalweg.studies.trial_folder import TrialFolder
 from thalweg.training.ensemble import why_one_by_one
 from thalweg.training.steps import NotFiniteError, Steps
 
-__all__ = ["OPTIMIZERS", "compare"]
+__all__ = ["compare"]
 
-OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam", "lamb", "lbfgs")
 TUNING_SEEDS = 3
 STEP = 10**0.5  # from a learning rate to the next
 USUAL_BATCH = 64
@@ -45,7 +44,7 @@ _ALONE = 6.0  # times as long as side by side, about
 
 def compare(
     problem: Problem | str,
-    optimizers: Sequence[str] = OPTIMIZERS,
+    optimizers: Sequence[str] = COMMON,
     *,
     seeds: int = 5,
     rates: int = 8,
