@@ -65,3 +65,22 @@ def test_workers_are_killed_and_no_stored_tile_is_computed_again(tmp_path):
     alone = Gram(partial(traced, log=tmp_path / "none"), x, folder=tmp_path / "alone", tile_size=5)
     alone.compute()
     assert np.array_equal(gram.matrix(), alone.matrix())
+
+
+def test_a_cluster_without_workers_is_waited_for_with_a_warning(tmp_path, monkeypatch):
+    import distributed
+
+    monkeypatch.setattr("thalweg.kernels.workers._PATIENCE", 0.5)
+    gram = Gram(partial(traced, log=tmp_path / "log"), numbered(10), folder=tmp_path / "gram", tile_size=5)
+    with (
+        random_state_kept(),
+        distributed.LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        joins = threading.Timer(3, lambda: cluster.scale(1))
+        joins.start()
+        with pytest.warns(RuntimeWarning, match="the cluster has no workers: waiting") as said:
+            gram.compute(client.get_executor())
+        joins.join()
+    assert sum("no workers" in str(warning.message) for warning in said) == 1
+    assert gram.missing() == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from typing import Any
 
@@ -17,6 +18,7 @@ __all__ = ["evaluate", "results"]
 
 Task = tuple[Callable[..., NDArray[Any]], tuple[Any, ...]]
 _UNKNOWN_WORKERS = 32
+_PATIENCE = 10.0  # seconds without a tile, after which it is asked whether there are workers at all
 
 
 def evaluate(
@@ -56,6 +58,8 @@ def results(
 ) -> Iterator[tuple[Tile, NDArray[Any]]]:
     """Yield tiles with their values as they are finished; twice as many as workers are in flight at most.
 
+    A cluster without workers is waited for, since they may join later; a warning says so.
+
     Raises:
         ThalwegError: when a worker dies; whatever a tile raised.
     """
@@ -64,16 +68,17 @@ def results(
             function, arguments = task(tile)
             yield tile, function(*arguments)
         return
-    waiting, window = iter(tiles), 2 * _workers(executor)
+    waiting = iter(tiles)
     flying: dict[Future[NDArray[Any]], Tile] = {}
     try:
         while True:
-            for tile in itertools.islice(waiting, window - len(flying)):
+            window = 2 * max(1, _workers(executor))  # a cluster may grow, and shrink
+            for tile in itertools.islice(waiting, max(0, window - len(flying))):
                 function, arguments = task(tile)
                 flying[executor.submit(function, *arguments)] = tile
             if not flying:
                 return
-            finished = wait(flying, return_when=FIRST_COMPLETED).done
+            finished = _first_finished(flying, executor)
             while finished:
                 # Nothing may hold on to a finished future: a scheduler computes again what somebody wants and
                 # a dying worker took along.
@@ -92,13 +97,29 @@ def results(
             future.cancel()
 
 
+def _first_finished(flying: Iterable[Future[NDArray[Any]]], executor: Executor) -> set[Future[NDArray[Any]]]:
+    """Wait until at least one is finished, and say so when there is nobody to finish it."""
+    warned = False
+    while True:
+        finished = wait(flying, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done
+        if finished:
+            return finished
+        if not warned and _workers(executor) == 0:
+            warned = True
+            warnings.warn(
+                "the cluster has no workers: waiting until one joins. Stopped here, the same call goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
 def _workers(executor: Executor) -> int:
     """Return how many work at once. Pools know; Dask's executor knows through its client."""
     count = getattr(executor, "_max_workers", None)
     if isinstance(count, int):
         return count
     client = getattr(executor, "_client", None)
-    return max(sum(client.ncores().values()), 1) if client is not None else _UNKNOWN_WORKERS
+    return sum(client.ncores().values()) if client is not None else _UNKNOWN_WORKERS
 
 
 def _death(error: BaseException) -> ThalwegError:
