@@ -107,7 +107,7 @@ class _Strips:
 
 def _run(tables: Plan, units: Ints, wanted: Array, mine: Array, their: Array, sums: Floats) -> int:
     work = aligned((4 * tables.size,), mine.dtype)
-    room = aligned((2, tables.length), mine.dtype)
+    room = aligned((1 + BLOCK, tables.length), mine.dtype)
     return int(run_tiles(tables, units, wanted, mine, their, work, room, sums))
 
 
@@ -116,15 +116,19 @@ def _round(strips: _Strips, i: Ints, j: Ints, pool: ThreadPoolExecutor, threads:
     tables = strips.tables
     groups = len(tables.shifts)
     pair, group = np.divmod(np.arange(len(i) * groups), groups)
-    units = np.stack((i[pair], j[pair], group), axis=1)
+    # group by group within each block of images, so that what is laid out for a group serves several pairs
+    order = np.lexsort((pair, group, j[pair] // BLOCK, i[pair] // BLOCK))
+    units = np.stack((i[pair], j[pair], group), axis=1)[order]
     tiles = len(tables.sources) * tables.num_side
     cost = PACE * tiles * float(tables.rows[1:] @ tables.cols[1:])
     step = max(1, min(int(JOB / cost), -(-len(units) // threads)))
     jobs = [units[k : k + step] for k in range(0, len(units), step)]
     found = pool.map(strips.run, jobs) if threads > 1 and len(jobs) > 1 else map(strips.run, jobs)
     try:
-        sums = np.concatenate(list(found))
+        ordered = np.concatenate(list(found))
     except BaseException:
         pool.shutdown(wait=True, cancel_futures=True)
         raise
+    sums = np.empty_like(ordered)
+    sums[order] = ordered
     return np.asarray(sums.reshape(len(i), groups, -1, 2).sum(axis=1))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 
 from thalweg.kernels.arc_cosine import arc_cosine, count_above
 from thalweg.kernels.lanes import fma, lanes_of, load, spread, store, total
@@ -43,10 +44,11 @@ def run_tiles(
         left: records of images, (n, length).
         right: records of images, (m, length).
         work: (4·size,) zeros, room for four fields.
-        room: (2, length) zeros, room for two records.
+        room: (1 + k, length) zeros, room for a record of ``left`` and some of ``right``.
         sums: (k, L + 1, 2) takes, for each grid that is read out, Θ∘κ₀/q² and Σ there.
     """
-    last_i, last_j, last_group, refused = -1, -1, -1, 0
+    slots, last_i, refused = len(room) - 1, -1, 0
+    last = np.full((slots, 2), -1)
     for u in range(len(units)):
         i, j, group = units[u, 0], units[u, 1], units[u, 2]
         x, z = left[i], right[j]
@@ -55,10 +57,12 @@ def run_tiles(
                 _lay(plan, x, room[0], group, False)
             x = room[0]
         if plan.num_side > 1 or plan.shifts[group, 0] != 0:
-            if j != last_j or group != last_group:
-                _lay(plan, z, room[1], group, True)
-            z = room[1]
-        last_i, last_j, last_group = i, j, group
+            slot = j % slots
+            if j != last[slot, 0] or group != last[slot, 1]:
+                _lay(plan, z, room[1 + slot], group, True)
+                last[slot, 0], last[slot, 1] = j, group
+            z = room[1 + slot]
+        last_i = i
         for y in range(wanted.shape[1]):
             if wanted[u, y]:
                 near = _tile(plan, x, z, y, group, work, sums[u])
