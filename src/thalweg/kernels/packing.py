@@ -21,7 +21,8 @@ __all__ = ["Layout", "Plan", "aligned", "records"]
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
 ROW = 16  # rows begin on a whole vector of float32
-TILE = 1024  # pixel pairs that two fields and their copies can hold in the first cache
+TILE = 1024  # pixel pairs that leave half of the first cache to the images' records
+MOST = 1600  # as many as it holds at all: worth it only for fuller vectors
 
 
 class Layout(NamedTuple):
@@ -179,8 +180,8 @@ def _weighted_shifts(weights: Array) -> tuple[Ints, Array]:
 def _num_side(network: Network, shifts: int) -> int:
     """Choose how many tiles lie side by side: as many as fill vectors best while they fit into the cache."""
     rows, cols = network.room(0)
-    choices = [n for n in range(1, shifts + 1) if shifts % n == 0 and (n == 1 or n * rows * cols <= TILE)]
-    return max(choices, key=lambda n: (n * cols / _round_up(n * cols), n))
+    choices = [n for n in range(1, shifts + 1) if shifts % n == 0 and (n == 1 or n * rows * cols <= MOST)]
+    return max(choices, key=lambda n: (n * cols / _round_up(n * cols), n * rows * cols <= TILE, n))
 
 
 def _row_tables(
