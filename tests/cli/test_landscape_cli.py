@@ -49,6 +49,8 @@ def test_the_way_between_two_checkpoints(tmp_path, capsys):
         (("saddle", "--path", "a.pt", "b.pt"), "no checkpoints"),
         (("saddle", "--png", "picture.jpg"), "must end in .png"),
         (("xor", "--line", "--path", "a.pt", "b.pt"), "not both"),
+        (("xor", "--path", "a.pt", "b.pt", "--reach", "2"), "are for lines and planes"),
+        (("xor", "--path", "a.pt", "b.pt", "--along", "curvature"), "are for lines and planes"),
         (("saddle", "--points", "2"), "2 is not in the range"),
     ],
 )

@@ -35,8 +35,7 @@ __all__ = ["command"]
 @click.option(
     "--along",
     type=click.Choice(["curvature", "random", "gradient"]),
-    default="curvature",
-    show_default=True,
+    show_default="curvature",
     help="Eigenvectors of the largest and the smallest curvature, two filter-normalised random directions, "
     "or downhill.",
 )
@@ -52,7 +51,7 @@ def command(
     json_path: str | None,
     shape: str | None,
     ends: tuple[Path, Path] | None,
-    along: str,
+    along: str | None,
     points: int | None,
     reach: float | None,
     html_path: Path | None,
@@ -80,6 +79,9 @@ def command(
             raise click.BadParameter(f"the name must end in {suffix}", param_hint=option)
     if ends is not None and shape is not None:
         raise click.UsageError(f"give --path or --{shape}, not both")
+    if ends is not None and (along is not None or reach is not None):
+        raise click.UsageError("--along and --reach are for lines and planes; a path goes from A to B")
+    along = along or "curvature"
     with working() as bar:
         bar.phase("building the problem")
         from thalweg.landscape.plane import plane
