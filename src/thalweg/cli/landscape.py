@@ -35,9 +35,8 @@ __all__ = ["command"]
 @click.option(
     "--along",
     type=click.Choice(["curvature", "random", "gradient"]),
-    show_default="curvature",
-    help="Eigenvectors of the largest and the smallest curvature, two filter-normalised random directions, "
-    "or downhill.",
+    help="Eigenvectors of the largest and the smallest curvature (the default), two filter-normalised "
+    "random directions, or downhill.",
 )
 @click.option("--points", type=click.IntRange(min=3), metavar="N", help="Along each side.")
 @click.option("--reach", type=float, metavar="R", help="How far to go each way, in lengths of the direction.")

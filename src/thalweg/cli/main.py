@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import random
 import sys
 from typing import Any
 
@@ -81,6 +82,7 @@ def command() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code; errors are one message, never a traceback."""
+    state = random.getstate()  # packages that a verb loads draw from it
     try:
         sys.exit(command.main(args=arguments, prog_name="thalweg", standalone_mode=False) or 0)
     except ThalwegError as error:
@@ -98,6 +100,8 @@ def main(arguments: list[str] | None = None) -> Any:
         if os.environ.get("THALWEG_DEBUG"):
             raise
         _fail(f"unexpected {type(error).__name__}: {error}; set THALWEG_DEBUG=1 to see where", 3)
+    finally:
+        random.setstate(state)
 
 
 def _fail(message: str, code: int) -> None:
