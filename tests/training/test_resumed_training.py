@@ -16,6 +16,7 @@ from thalweg.errors import InputError
 from thalweg.problem.problem import Problem
 from thalweg.training.loop import train
 from thalweg.training.recorded import read_run
+from thalweg.training.recorder import Recorder
 
 
 def problem(seed=0, widths=(4, 8, 3)):
@@ -102,7 +103,7 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     train(problem(), "adam", lr=0.05, epochs=2, record=tmp_path)
     with pytest.raises(InputError, match="nothing is ever written over"):
         train(problem(), "adam", lr=0.05, epochs=2, record=tmp_path)
-    with pytest.raises(InputError, match=r"was another one.*'lr': 0\.05.*'lr': 0\.01"):
+    with pytest.raises(InputError, match=r"was another one.*expected: lr 0\.05.*got: lr 0\.01"):
         train(problem(), "adam", lr=0.01, epochs=3, record=tmp_path, resume=True)
     with pytest.raises(InputError, match=r"was another one.*seed 0.*seed 1"):
         train(problem(), "adam", lr=0.05, epochs=3, record=tmp_path, resume=True, seed=1)
@@ -111,6 +112,39 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     ):
         train(problem(seed=5), "adam", lr=0.05, epochs=3, record=tmp_path, resume=True)
     train(problem(), "adam", lr=0.05, epochs=3, record=tmp_path, resume=True)
+
+
+def test_a_training_that_is_past_its_new_end_is_not_gone_on_with(tmp_path):
+    train(problem(), "adam", lr=0.05, epochs=4, record=tmp_path)
+    with pytest.raises(InputError, match=r"longer than 2 epochs already.*4 epochs or more"):
+        train(problem(), "adam", lr=0.05, epochs=2, record=tmp_path, resume=True)
+    with pytest.raises(InputError, match=r"longer than 7 steps already.*20 steps or more"):
+        train(problem(), "adam", lr=0.05, steps=7, record=tmp_path, resume=True)
+    assert train(problem(), "adam", lr=0.05, epochs=4, record=tmp_path, resume=True).epochs[-1].steps == 20
+
+
+def test_a_recording_of_another_loop_is_not_gone_on_with(tmp_path):
+    model = seeded(lambda: nn.Linear(2, 1), 0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Recorder(tmp_path, model, optimizer, quantities=["loss"]):
+        pass
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=r"cannot be gone on with.*loop of one's own"):
+        train(problem(), "adam", epochs=2, record=tmp_path, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_training_that_was_killed_before_its_first_epoch_begins_again(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("thalweg.training.run.Run.to_its_end", killed)
+        train(problem(), "adam", lr=0.05, epochs=2, record=tmp_path)
+    again, alone = problem(), problem()
+    train(again, "adam", lr=0.05, epochs=2, record=tmp_path, resume=True)
+    train(alone, "adam", lr=0.05, epochs=2)
+    assert same(again, alone)
 
 
 def test_a_damaged_state_is_told_and_what_was_recorded_stays(tmp_path):

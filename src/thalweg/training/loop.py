@@ -120,7 +120,7 @@ def train(
         stack.enter_context(_conditions(problem.model, seed))
         run = Run(problem, made, taken, measured, data, limit, progress or Silent(), keeper)
         if keeper is not None and keeper.stored is not None:
-            run.restore(keeper.stored["run"])
+            run.restore(keeper.stored)
         ended = run.to_its_end()
     ledger = measured.ledger
     return Trajectory(

@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,47 @@ class Keeper:
         resume: go on with what is there; otherwise there must be nothing.
 
     Attributes:
-        stored: the state to go on from; None for a new training.
+        stored: the state to go on from; None for a training that begins.
 
     Raises:
-        InputError: where there is a training already, or one of other settings.
+        InputError: where there is a training already, one of other settings, or another recording.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         self._path, self._settings = folder / STATE, dict(settings)
-        self.stored = load_state(self._path) if resume else None
+        kept = load_state(self._path) if resume else None
         if not resume and any((folder / name).exists() for name in (META, SCALARS, STATE)):
             raise InputError(
                 f"there is a recorded training in {str(folder)!r} already, and nothing is ever written over",
                 hint="another folder, or go on with it (resume=True, --resume)",
             )
-        if self.stored is not None:
-            require_same_training(self.stored["settings"], self._settings, self._path)
-        self._again = isinstance(self.stored, dict) or (folder / META).exists()
+        self._again = (folder / META).exists()
+        if kept is not None:
+            require_same_training(kept["settings"], self._settings, self._path)
+        elif self._again:
+            raise InputError(
+                f"the training in {str(folder)!r} cannot be gone on with",
+                got="a recording without the state of the training",
+                cause="it was recorded in a loop of one's own, or the file training.pt is gone",
+                hint="another folder; what was recorded stays readable with thalweg show",
+            )
+        self.stored: dict[str, Any] | None = kept["run"] if kept is not None else None
         self._saved, self._took, self._failed = time.perf_counter(), 0.0, False
+        if kept is None:
+            self._begin(folder)
 
     @property
     def resume_from(self) -> int | None:
         """After how many steps the recording goes on; None for a new one."""
         if not self._again:
             return None
-        return int(self.stored["run"]["taken"]) if self.stored is not None else 0
+        return int(self.stored["taken"]) if self.stored is not None else 0
+
+    def _begin(self, folder: Path) -> None:
+        """Write down which training this is before anything else is there, so that it is known again."""
+        with suppress(OSError):  # the recorder says what is wrong with the folder
+            folder.mkdir(parents=True, exist_ok=True)
+            save_state({"settings": self._settings, "run": None}, self._path)
 
     def keep(self, run: Callable[[], dict[str, Any]], *, last: bool) -> None:
         """Save the state at the end of an epoch, unless that was done only just now.

@@ -21,7 +21,7 @@ from thalweg.progress import Progress
 from thalweg.training.recorded_training import Keeper
 from thalweg.training.saved_state import random_states, set_random_states
 from thalweg.training.steps import NotFiniteError, Snapshot, Steps
-from thalweg.training.stopping import End, Limit, best_of, diverged, ended
+from thalweg.training.stopping import End, Limit, best_of, diverged, ended, require_not_past
 from thalweg.training.trajectory import Epoch
 
 __all__ = ["Run"]
@@ -100,9 +100,11 @@ class Run:
         """Go on from what `state` returned, in a process that has built the same problem anew.
 
         Raises:
-            InputError: where the problem's loss at its start is not what it was.
+            InputError: where the problem's loss at its start is not what it was, or the training has gone on
+                for longer than is asked for.
         """
         record = [Epoch(**epoch) for epoch in state["record"]]
+        require_not_past(record, self._limit)
         begins = self._now().loss
         if not math.isclose(begins, record[0].loss, rel_tol=1e-6, abs_tol=1e-12):
             raise InputError(

@@ -87,15 +87,27 @@ def require_same_training(stored: Mapping[str, Any], now: Mapping[str, Any], pat
     Raises:
         InputError: that names what differs.
     """
-    differing = [name for name in now if stored.get(name) != now[name]]
+    differing = _differing(stored, now)
     if differing:
         raise InputError(
             f"the training in {str(path.parent)!r} was another one",
-            expected="; ".join(f"{name} {stored.get(name)!r}" for name in differing[:4]),
-            got="; ".join(f"{name} {now[name]!r}" for name in differing[:4]),
+            expected="; ".join(f"{name} {before!r}" for name, before, _ in differing[:4]),
+            got="; ".join(f"{name} {after!r}" for name, _, after in differing[:4]),
             cause="other options, or a problem that has changed since",
             hint="the same options as before, or another folder",
         )
+
+
+def _differing(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return what differs, with both values; of settings within settings only those that do."""
+    found = []
+    for name, after in now.items():
+        before = stored.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():
+            found += _differing(before, after)
+        elif before != after:
+            found.append((name, before, after))
+    return found
 
 
 def random_states() -> dict[str, Any]:

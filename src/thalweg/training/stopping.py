@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from thalweg.errors import InputError
 from thalweg.optim.stop_rule import StopRule
 from thalweg.report.document import significant
 from thalweg.training.trajectory import Epoch, Stopped
 
-__all__ = ["End", "Limit", "best_of", "diverged", "ended"]
+__all__ = ["End", "Limit", "best_of", "diverged", "ended", "require_not_past"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,25 @@ def ended(record: Sequence[Epoch], gradient_norm: float | None, limit: Limit) ->
     if now.steps == limit.steps:
         return End("steps", f"{_change(record)} in {_many(now.steps, 'step')}", past)
     return None
+
+
+def require_not_past(record: Sequence[Epoch], limit: Limit) -> None:
+    """Refuse to go on with a training that is past its end.
+
+    Raises:
+        InputError: where it has taken more epochs or steps than ``limit`` allows.
+    """
+    for unit, done, most in (
+        ("epoch", len(record) - 1, limit.epochs),
+        ("step", record[-1].steps, limit.steps),
+    ):
+        if most is not None and done > most:
+            raise InputError(
+                f"the training has gone on for longer than {_many(most, unit)} already",
+                expected=f"{done:,} {unit}s or more, counted from its beginning",
+                got=f"{most:,}",
+                hint="more of them, or another folder for a shorter training",
+            )
 
 
 def diverged(loss: float, record: Sequence[Epoch], steps: int) -> End:
