@@ -52,6 +52,13 @@ def test_sizes_that_do_not_reach_the_target_are_left_out_and_two_are_too_few():
     assert fit_critical_batch(SIZES, [[630.0, 180.0, math.inf, math.inf, math.inf]], 0.5) is None
 
 
+@pytest.mark.parametrize(
+    "steps", [[10.0, 10, 9, 10, 10], [1e6 / size for size in SIZES]], ids=["flat", "1/B"]
+)
+def test_a_critical_batch_that_the_sizes_cannot_show_is_not_named(steps):
+    assert fit_critical_batch(SIZES, [steps], 0.5) is None
+
+
 def regression(n=200):
     """Least squares: gradients and Hessian are known in closed form."""
     rng = generator(0, "regression")

@@ -52,6 +52,12 @@ class TestTheGradientAtTheEnd:
         begins = stretch(0, square=Estimate(1.0, 0.01), raw_square=Estimate(1.5, 0.1))
         assert gradient_end([begins, ends]) == answer
 
+    def test_a_gradient_that_is_noise_all_along_is_left_undecided(self):
+        both = [stretch(i, square=Estimate(-0.1, 1.0), raw_square=Estimate(1.0, 0.1)) for i in range(2)]
+        assert gradient_end(both) == "undecided"
+        (found,) = findings(both, None)
+        assert "all of it may be noise" in found.sentence
+
     def test_a_norm_that_is_all_noise_is_said_to_be(self):
         ends = stretch(1, square=Estimate(0.0, 1e-5), raw_square=Estimate(0.81, 0.1))
         begins = stretch(0, square=Estimate(1.0, 0.01), raw_square=Estimate(1.0, 0.1))
@@ -117,6 +123,13 @@ class TestFindings:
         assert straight.straightness == pytest.approx(1.0)
         assert path_shape(run_of(sketches=(np.arange(3.0), np.ones((3, 4))))) is None
         assert path_shape(run_of()) is None
+
+    @pytest.mark.parametrize(("noises", "cuts"), [(1, 12), (15, 12), (16, 4), (60, 12)])
+    def test_few_measurements_of_the_noise_do_not_merge_the_stretches(self, noises, cuts):
+        losses = (range(1, 1001), [1.0] * 1000)
+        at = np.linspace(1, 1000, noises)
+        run = run_of(**{"loss/train": losses, "grad/noise": (at, [1.0] * noises)})
+        assert len(windows(run)) == cuts
 
     @pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8, 47, 48, 49, 1000])
     def test_windows_cover_the_run_once(self, count):

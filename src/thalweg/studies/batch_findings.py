@@ -111,7 +111,7 @@ class BatchFindings:
         timed: batch sizes and the seconds of an update.
         time: the law fitted to them.
         needed: for each size the updates to the target loss, by seed; infinite where it was not reached.
-        critical: the law fitted to them; None where too few sizes reached the target.
+        critical: the law fitted to them; None where the sizes that reached the target cannot show it.
         noise: (cost, tr Σ, ‖G‖², tr(HΣ), GᵀHG) along runs on all the data; see `NoiseScale`.
         pairs: solutions of small and of large batches.
         rescues: LAMB and LARS on the large batches.

@@ -14,6 +14,9 @@ from thalweg.estimates import Estimate
 __all__ = ["CriticalBatch", "UpdateTime", "fit_critical_batch", "fit_update_time"]
 
 
+REACH = 4.0  # how far outside the sizes that were tried the law may bend
+
+
 @dataclass(frozen=True)
 class UpdateTime:
     """Seconds of an update on B examples: t = overhead + per_example·B.
@@ -103,7 +106,8 @@ def fit_critical_batch(
         target: the loss.
 
     Returns:
-        The fit to the medians; None with fewer than three sizes that reach it.
+        The fit to the medians; None with fewer than three sizes that reach it, and where B_crit would lie so
+        far outside them that they cannot show it: the updates hardly differ, or all fall as 1/B.
     """
     table = np.asarray(updates, dtype=np.float64)
     middle = np.median(table, axis=0)
@@ -111,6 +115,9 @@ def fit_critical_batch(
     if found is None:
         return None
     fewest, critical, misfit = found
+    reached = np.asarray(sizes)[np.isfinite(middle)]
+    if not reached.min() / REACH <= critical <= reached.max() * REACH:
+        return None
     alone = [law[1] for row in table if (law := _law(np.asarray(sizes, dtype=np.float64), row)) is not None]
     return CriticalBatch(critical, min([critical, *alone]), max([critical, *alone]), fewest, target, misfit)
 

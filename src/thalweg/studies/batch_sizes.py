@@ -54,9 +54,13 @@ class BatchSizes(BatchFindings, Record):
     def _advice(self) -> tuple[str, str]:
         best = self.best_size
         if best is None or self.critical is None:
+            reached = sum(math.isfinite(spread(steps).median) for _, steps in self.needed)
             return (
                 "no size stands out",
-                "too few sizes reached a common loss to say how many updates they need",
+                "too few sizes reached a common loss to say how many updates they need"
+                if reached < 3
+                else "the updates to a common loss do not show where more examples stop paying: other "
+                "--sizes or more --epochs would",
             )
         nearest = min(self.sizes, key=lambda r: abs(math.log(r.size / best)))
         rate = significant(nearest.rates[0], 2)
@@ -95,7 +99,7 @@ class BatchSizes(BatchFindings, Record):
         needed = dict(self.needed)
         for r in self.sizes:
             seconds, steps = self.seconds_of(r.size), spread(needed[r.size]).median
-            known = math.isfinite(steps) and self.critical is not None
+            known = math.isfinite(steps)
             rows.append(
                 (
                     f"{r.size}",

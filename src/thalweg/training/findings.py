@@ -52,7 +52,8 @@ def trend(stretches: Sequence[Window]) -> tuple[str, str, Tone]:
         return "falling", f"{whole} and still falls, by {said} {where}", "good"
     if low > 0:
         return "rising", f"{whole} and rises, by {said} {where}", "bad"
-    return "levelled", f"{whole} and no longer changes: by {said} {where}", "neutral"
+    signed = f"{'−' if change.value < 0 else '+'}{said}"
+    return "levelled", f"{whole}; no change is to be seen at the end, {signed} {where}", "neutral"
 
 
 def gradient_end(stretches: Sequence[Window]) -> GradientEnd:
@@ -62,6 +63,8 @@ def gradient_end(stretches: Sequence[Window]) -> GradientEnd:
         return "undecided"
     largest = max(value for value, _, _ in norms)
     _, low, high = norms[-1]
+    if not largest > 0:
+        return "undecided"
     if high < NEAR * largest:
         return "near zero"
     return "far from zero" if low > NEAR * largest else "undecided"
@@ -82,6 +85,12 @@ def _gradient(stretches: Sequence[Window]) -> Finding | None:
     norms = [w.norm or (0.0, 0.0, 0.0) for w in seen]
     value, low, high = norms[-1]
     largest = max(v for v, _, _ in norms)
+    if not largest > 0:
+        return Finding(
+            "gradient",
+            f"the norm of a batch's gradient ends at {significant(raw[-1])}, {_percent(raw[-1] / max(raw))} "
+            "of its largest value; all of it may be noise, so whether it ends near zero cannot be told",
+        )
     noise = 1 - min(max((value / raw[-1]) ** 2, 0.0), 1.0) if raw[-1] > 0 else 0.0
     answer = {
         "near zero": f"it ends near zero: at {_percent(high / largest)} of its largest value at most",
@@ -103,7 +112,7 @@ def _noise(stretches: Sequence[Window]) -> Finding | None:
         return None
     since = _since(seen, [w.noise_scale is None or w.noise_scale > (w.examples or 0.0) for w in seen])
     first, last = seen[0], seen[-1]
-    scales = f"{_scale(first)} at first, {_scale(last)} at the end"
+    scales = f"{_scale(first)} at first, {_scale(last)} at the end" if len(seen) > 1 else _scale(last)
     if since is None:
         return Finding(
             "noise", f"the noise scale is {scales}: steps on {last.examples:.0f} show the way well"

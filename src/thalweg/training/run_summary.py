@@ -18,6 +18,12 @@ from thalweg.training.windows import PathShape, Window, path_shape, windows
 __all__ = ["RunSummary", "summarise"]
 
 
+_UNMEASURED = (
+    "–: not measured in that stretch, since the budget did not allow it more often, or not measurable there. "
+    "More comes with a larger one (--budget 0.2, budget=0.2)."
+)
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class RunSummary(Record):
     """What a recorded run shows.
@@ -77,6 +83,8 @@ class RunSummary(Record):
         table = self._table()
         if table is not None:
             blocks.append(table)
+            if any("–" in row for row in table.rows):
+                blocks.append(Note(_UNMEASURED))
         blocks += self.pictures
         blocks += [Note(e.text) for e in self.events if e.kind in {"off", "note", "storage"}]
         blocks += [Note(note) for note in self.notes]

@@ -83,12 +83,15 @@ class PathShape:
 
 
 def windows(run: RecordedRun) -> tuple[Window, ...]:
-    """Cut a run into at most twelve stretches with equally many measurements of the noise, or of the loss."""
-    for name in ("grad/noise", "loss/train", "grad/norm", "lr"):
+    """Cut a run into at most twelve stretches with equally many measurements of the noise.
+
+    Where those are too few for four stretches, of the loss.
+    """
+    for name, least in (("grad/noise", 4 * FEWEST), ("loss/train", 1), ("grad/norm", 1), ("lr", 1)):
         steps, _ = run.series(name)
-        if len(steps):
+        if len(steps) >= least:
             break
-    if not len(steps):
+    else:
         return ()
     number = max(1, min(MOST, len(steps) // FEWEST))
     ends = [int(steps[min(len(steps), round(len(steps) * (i + 1) / number)) - 1]) for i in range(number)]
