@@ -40,7 +40,7 @@ class TestFit:
         code, out, err = thalweg(
             "fit", "train.npz", "--test", "test.npz", "--output", "p.npy", "--json", "r.json"
         )
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, "Predictions: p.npy\n")
         assert "LEARNED" in out
         assert "held out" in out
         train, test = x[:200], x[200:300]
@@ -216,7 +216,28 @@ class TestRefusals:
         assert code == 2
         assert "differ in shape" in err
 
-    def test_options_that_are_none(self, digits, thalweg):
+    def test_options_that_are_none(self, digits, thalweg, tmp_path):
         assert thalweg("fit", "train.npz", "--ridge", "best")[0] == 2
         assert thalweg("compare", "train.npz", "--depths", "deep")[0] == 2
         assert thalweg("fit", "train.npz", "--output", "p.npy")[0] == 2
+        (tmp_path / "p.npy").write_bytes(b"mine")
+        code, _, err = thalweg("fit", "train.npz", "--test", "test.npz", "--output", "p.npy")
+        assert (code, (tmp_path / "p.npy").read_bytes()) == (2, b"mine")
+        assert "nothing is ever written over" in err
+
+    def test_targets_that_are_no_classes_or_of_another_kind(self, digits, thalweg, tmp_path):
+        x, y = digits[0][:200], digits[1][:200]
+        np.savez(tmp_path / "rates.npz", x=x, y=y + 0.25)
+        code, _, err = thalweg("fit", "rates.npz", "--task", "classification")
+        assert code == 2
+        assert "no classes" in err
+        assert "--task regression" in err
+        assert thalweg("compare", "rates.npz", "--task", "classification")[0] == 2
+        np.savez(tmp_path / "words.npz", x=x, y=np.where(y > 4, "large", "small"))
+        code, _, err = thalweg("fit", "words.npz", "--test", "test.npz")
+        assert code == 2
+        assert "of another kind" in err
+        np.savez(tmp_path / "others.npz", x=x, y=y + 20)
+        code, _, err = thalweg("fit", "train.npz", "--test", "others.npz")
+        assert code == 2
+        assert "no label of --test occurs in DATA" in err

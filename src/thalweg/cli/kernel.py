@@ -16,6 +16,7 @@ from thalweg.cli.arrays import (
     DataSet,
     computed_in,
     read_data,
+    require_new,
     require_usable,
     require_varied,
     standardised,
@@ -115,6 +116,7 @@ def _fit(
 ) -> None:
     """Fit the kernel to DATA; the ridge is chosen on DATA alone, never on --test."""
     require_writable(json_path, output)
+    require_new(output)
     if output is not None and test is None:
         raise click.BadParameter("there is nothing to predict without --test", param_hint="--output")
     with working() as bar:
@@ -127,16 +129,20 @@ def _fit(
         _require_room(len(ready.x))
         name, settings = _named(ready.x, readout, kind)
         chosen = _ridge(ridge)
-        classes = _has_classes(y) if task == "auto" else task == "classification"
+        classes = _are_classes(y, task)
         estimator = NTKClassifier if classes else NTKRegressor
         model = estimator(name, depth=depth, kernel_params=settings, ridge=chosen)
         if not classes and y.dtype.kind not in "fiub":
             raise InputError("these targets are not numbers", got=f"{y[0]!r}", hint="--task classification")
         x_test, y_test = (None, None) if ready.tests is None else (ready.tests.x, ready.tests.y)
+        if y_test is not None:
+            _require_alike(y, y_test, classes=classes)
         record, predicted = fit_kernel(model, ready.x, y, x_test, y_test, progress=bar)
         if output is not None and predicted is not None:
             write_array(output, predicted)
     give_out(record, json_path)
+    if output is not None:
+        click.echo(f"Predictions: {output}", err=True)
 
 
 @command.command("gram")
@@ -183,6 +189,8 @@ def _gram(
             bar.phase("writing the matrix")
             write_array(output, found.matrix())
     give_out(record, json_path)
+    if output is not None:
+        click.echo(f"Matrix: {output}", err=True)
 
 
 @command.command("compare")
@@ -217,7 +225,7 @@ def _compare(
             for depth in _depths(depths, images=ready.x.ndim == 4)
             for kind in (("ntk", "nngp") if depth > 1 else ("ntk",))
         ]
-        classes = _has_classes(y) if task == "auto" else task == "classification"
+        classes = _are_classes(y, task)
         if classes:
             _, labels = np.unique(y, return_inverse=True)
             goals = np.eye(labels.max() + 1)[labels] - 1 / (labels.max() + 1)
@@ -268,10 +276,38 @@ def _required(y: NDArray[Any] | None, data: Path) -> NDArray[Any]:
     return y
 
 
-def _has_classes(y: NDArray[Any]) -> bool:
-    if y.dtype.kind not in "fiub":
-        return True
-    return bool(np.all(y == np.round(y)) and len(np.unique(y)) <= _FEW)
+def _are_classes(y: NDArray[Any], task: str) -> bool:
+    numbers = y.dtype.kind in "fiub"
+    whole = not numbers or bool(np.all(y == np.round(y)))
+    if task == "auto":
+        return not numbers or (whole and len(np.unique(y)) <= _FEW)
+    if task == "classification" and not whole:
+        fraction = y[y != np.round(y)][0]
+        raise InputError(
+            "these targets are no classes",
+            expected="text or whole numbers",
+            got=f"{fraction:.6g}",
+            hint="--task regression",
+        )
+    return task == "classification"
+
+
+def _require_alike(y: NDArray[Any], held_out: NDArray[Any], *, classes: bool) -> None:
+    """Refuse held-out targets that cannot be compared with those of the training examples."""
+    if (y.dtype.kind in "fiub") != (held_out.dtype.kind in "fiub"):
+        words = [
+            f"numbers such as {t[0]}" if t.dtype.kind in "fiub" else f"text such as {str(t[0])!r}"
+            for t in (y, held_out)
+        ]
+        raise InputError(
+            "the targets of --test are of another kind than those of DATA", expected=words[0], got=words[1]
+        )
+    if classes and not np.isin(held_out, y).any():
+        raise InputError(
+            "no label of --test occurs in DATA",
+            expected=", ".join(map(str, np.unique(y)[:6])),
+            got=", ".join(map(str, np.unique(held_out)[:6])),
+        )
 
 
 def _require_room(n: int) -> None:

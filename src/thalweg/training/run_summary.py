@@ -101,7 +101,7 @@ class RunSummary(Record):
             norm = "–" if w.norm is None else "{} ({} … {})".format(*(significant(x) for x in w.norm))
             rows.append(
                 (
-                    f"{w.begin:,} – {w.end:,}",
+                    f"{w.begin:,}–{w.end:,}",
                     significant(w.loss.value if w.loss is not None else None, 3),
                     significant(w.raw_norm),
                     norm,
