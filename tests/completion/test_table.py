@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from tests.completion.lowrank import low_rank, with_blanks
 from thalweg.cli.main import main
 from thalweg.completion import complete, load_movielens, observed
 from thalweg.completion.table import read_table, require_new, write_completed
+from thalweg.completion.table_completion import STARTS, _from_starts, _notes_of
 from thalweg.errors import InputError
 from thalweg.problem.intact import random_state_kept
+from thalweg.progress import Silent
 
 
 def written(tmp_path, text, name="table.csv"):
@@ -241,3 +244,20 @@ def test_a_line_of_numbers_is_not_lost_as_a_header(tmp_path, first):
 def test_years_are_names_of_columns(tmp_path):
     table = read_table(written(tmp_path, "country,1960,1961,1962\nA,1,2,3\nB,2,,6\n"))
     assert table.column_names == ("1960", "1961", "1962")
+
+
+def test_a_start_that_ends_in_a_poor_place_is_followed_by_others():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(14, 2)) @ rng.normal(size=(2, 12))
+    entries = observed(np.where(rng.uniform(size=truth.shape) < 0.7, truth, np.nan))
+    options = {"center": None, "rank_cap": 8, "clip": None, "random_state": 0}
+    (alone,) = _from_starts(2, options, entries, math.inf, Silent())
+    several = _from_starts(2, options, entries, 0.0, Silent())
+    assert len(several) == STARTS
+    assert several[0].validation_rmse_ == alone.validation_rmse_
+    assert len({model.validation_rmse_ for model in several}) == STARTS
+    assert _notes_of(alone, [alone], math.inf) == ()
+    best = min(several, key=lambda model: model.validation_rmse_)
+    (note,) = _notes_of(best, several, 1e-12)
+    assert "The first start ended in a poor place" in note
+    assert "do not rely on the table" in note

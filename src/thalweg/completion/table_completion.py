@@ -30,6 +30,10 @@ from thalweg.report.document import Block, Document, Facts, Headline, Note, Tabl
 
 __all__ = ["Candidate", "TableCompletion", "complete"]
 
+STARTS = 5  # of the last fit at most
+POOR = (
+    1.5  # times the upper end of the error: what the last fit has at its few own held-out entries by chance
+)
 _EXACT_UP_TO = 40_000  # entries of a matrix for which the exact nuclear norm is held against the rest
 _BASELINES = {"bias": "effects of rows and columns", "mean": "mean", None: "zero"}
 _Array = NDArray[Any]
@@ -246,25 +250,45 @@ def complete(
     for k, depth in enumerate(chosen):
         errors[fold == k] = squared[f"depth {depth}"][fold == k]
     told.phase(f"depth {best} on all entries")
-    model = DeepMatrixFactorization(best, **options).fit(entries, progress=told)
+    error = mean_over_entries(errors, entries.rows, entries.columns)
+    expected = POOR * math.sqrt(max(error.upper(0.975), 0.0))
+    models = _from_starts(best, options, entries, expected, told)
+    model = min(models, key=lambda m: m.validation_rmse_)  # NaN only alone
     centred = entries.with_values(entries.values - float(entries.values.mean()))
     return TableCompletion(
         name=name,
         graph=model.graph_,
         unit=centred.rms(),
         candidates=candidates,
-        error=mean_over_entries(errors, entries.rows, entries.columns),
+        error=error,
         depth=best,
         rank=model.rank_,
         effective_rank=model.effective_rank_,
         descent=model.descent_,
         folds=folds,
         saved_to=None,
-        notes=_notes(chosen, model),
+        notes=(*_notes(chosen, best, squared, error), *_notes_of(model, models, expected)),
         seconds=time.perf_counter() - begun,
         provenance=current_provenance(torch.empty(0, dtype=torch.float64), seed),
         model=model,
     )
+
+
+def _from_starts(
+    depth: int, options: Mapping[str, Any], entries: Observations, expected: float, told: Progress
+) -> list[DeepMatrixFactorization]:
+    """Fit to all entries, from other starts too while the own held-out error is not what is to be expected.
+
+    A descent from a small start can end in a place of too low a rank, which its own validation shows.
+    """
+    models: list[DeepMatrixFactorization] = []
+    for k in range(STARTS):
+        start = {**options, "random_state": options["random_state"] + k}
+        models.append(DeepMatrixFactorization(depth, **start).fit(entries, progress=told))
+        if not models[-1].validation_rmse_ > expected:
+            break
+        told.phase(f"depth {depth} on all entries, from another start")
+    return models
 
 
 def _baseline_errors(
@@ -332,12 +356,34 @@ def _choices(squared: Mapping[str, _Array], depths: Sequence[int], fold: _Array)
     ]
 
 
-def _notes(chosen: Sequence[int], model: DeepMatrixFactorization) -> tuple[str, ...]:
-    notes = []
-    if len(set(chosen)) > 1:
-        notes.append(
-            "The folds do not agree on the depth: " + ", ".join(map(str, chosen)) + ". Either will do."
+def _notes(
+    chosen: Sequence[int], best: int, squared: Mapping[str, _Array], error: Estimate
+) -> tuple[str, ...]:
+    if len(set(chosen)) == 1:
+        return ()
+    alone = float(squared[f"depth {best}"].mean())
+    text = "The folds do not agree on the depth: " + ", ".join(map(str, chosen)) + "."
+    if error.value > 1.05 * alone:
+        text += (
+            f" The error at the top, {significant(math.sqrt(error.value), 3)}, pays for that choice; depth "
+            f"{best} alone has {significant(math.sqrt(alone), 3)}, which is too good as it was chosen for it."
         )
+    return (text,)
+
+
+def _notes_of(
+    model: DeepMatrixFactorization, models: Sequence[DeepMatrixFactorization], expected: float
+) -> tuple[str, ...]:
+    notes = []
+    if len(models) > 1:
+        first, kept = models[0].validation_rmse_, model.validation_rmse_
+        text = f"The first start ended in a poor place, with {significant(first, 3)} at entries held out; of "
+        text += f"{len(models)} starts the best was kept, with {significant(kept, 3)}."
+        if kept > expected:
+            text += (
+                " That is still more than the cross-validation gives: do not rely on the table, try --seed."
+            )
+        notes.append(text)
     if model.rank_cap is not None and model.rank_ >= min(model.rank_cap, *model.graph_.shape) > 0:
         cap = min(model.rank_cap, *model.graph_.shape)
         if cap < min(model.graph_.shape):
