@@ -241,3 +241,10 @@ class TestRefusals:
         code, _, err = thalweg("fit", "train.npz", "--test", "others.npz")
         assert code == 2
         assert "no label of --test occurs in DATA" in err
+
+    def test_a_file_that_is_no_archive_is_told_without_advice_to_unpickle(self, thalweg, tmp_path):
+        (tmp_path / "garbage.npz").write_bytes(b"not at all" * 40)
+        code, _, err = thalweg("fit", "garbage.npz")
+        assert code == 2
+        assert "never loaded" in err
+        assert "pickle" not in err

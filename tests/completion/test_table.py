@@ -261,3 +261,9 @@ def test_a_start_that_ends_in_a_poor_place_is_followed_by_others():
     (note,) = _notes_of(best, several, 1e-12)
     assert "The first start ended in a poor place" in note
     assert "do not rely on the table" in note
+
+
+def test_a_wide_table_is_not_read_as_a_long_one(tmp_path):
+    path = wide_file(tmp_path, np.arange(20.0).reshape(4, 5))
+    with pytest.raises(InputError, match=r"not a long table.*--layout wide"):
+        read_table(path, layout="long")

@@ -272,6 +272,12 @@ def _number(cell: str, path: Path, line: int) -> float:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     missing = isinstance(error, FileNotFoundError)
+    if "pickle" in str(error):
+        return InputError(
+            f"{str(path)!r} cannot be read",
+            expected="arrays of numbers or text in numpy's format",
+            got="something else, or Python objects, which are never loaded",
+        )
     return InputError(
         f"{str(path)!r} {'does not exist' if missing else 'cannot be read'}",
         got=None if missing else f"{type(error).__name__}: {error}",

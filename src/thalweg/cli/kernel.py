@@ -133,7 +133,9 @@ def _fit(
         estimator = NTKClassifier if classes else NTKRegressor
         model = estimator(name, depth=depth, kernel_params=settings, ridge=chosen)
         if not classes and y.dtype.kind not in "fiub":
-            raise InputError("these targets are not numbers", got=f"{y[0]!r}", hint="--task classification")
+            raise InputError(
+                "these targets are not numbers", got=repr(str(y[0])), hint="--task classification"
+            )
         x_test, y_test = (None, None) if ready.tests is None else (ready.tests.x, ready.tests.y)
         if y_test is not None:
             _require_alike(y, y_test, classes=classes)
@@ -272,7 +274,7 @@ def _required(y: NDArray[Any] | None, data: Path) -> NDArray[Any]:
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise InputError("the targets hold NaN or infinity", got=f"{np.sum(~np.isfinite(y)):,} of them")
     if len(np.unique(y)) < 2:
-        raise InputError("the targets are all the same", got=repr(y[0]), hint="there is nothing to learn")
+        raise InputError("the targets are all the same", got=str(y[0]), hint="there is nothing to learn")
     return y
 
 

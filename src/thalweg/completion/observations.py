@@ -241,7 +241,7 @@ def _each_once(
                     got=f"row {twice // shape[1]}, column {twice % shape[1]}; "
                     f"{int((~fresh).sum())} of {len(key)} entries repeat one before",
                     cause="repeated measurements or ratings",
-                    hint='duplicates="mean", or keep one of them',
+                    hint='their mean (duplicates="mean", --duplicates mean), or keep one of them',
                 )
             group = np.cumsum(fresh) - 1
             values = np.bincount(group, weights=values) / np.bincount(group)

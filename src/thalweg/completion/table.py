@@ -134,9 +134,12 @@ def _looks_long(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
 
 
 def _long(path: Path, header: Sequence[str], body: list[list[str]], duplicates: Duplicates) -> Table:
-    if len(header) < 3:
+    if len(header) not in {3, 4}:
         raise InputError(
-            f"{path.name!r} is not a long table", expected="row, column, value", got=", ".join(header)
+            f"{path.name!r} is not a long table",
+            expected="row, column, value, and at most one column more, such as a time, that is left out",
+            got=printable(", ".join(header)[:120]),
+            hint="--layout wide",
         )
     rows, columns, values = [], [], []
     for number, line in enumerate(body, start=2):

@@ -153,7 +153,8 @@ class NTKClassifier(ClassifierMixin, _KernelRidge):  # type: ignore[misc]
         num = len(self.classes_)
         if num < 2:
             raise InputError(
-                "a classifier needs examples of two classes at least", got=f"one class, {self.classes_[0]!r}"
+                "a classifier needs examples of two classes at least",
+                got=f"one class, {str(self.classes_[0])!r}",
             )
         self._solve(checked, np.eye(num)[index] - 1 / num)
         self.loo_score_ = float(np.mean(self._loo.argmax(axis=1) == index))
