@@ -85,6 +85,18 @@ def test_the_bar_shows_on_a_terminal_only_and_only_when_it_takes_long(terminal, 
         assert "25%" in out.getvalue()
 
 
+def test_in_a_log_the_bar_is_a_line_now_and_then():
+    out = io.StringIO()
+    with Bar(Console(file=out, width=100), pause=0.0) as bar:
+        bar.phase("curvature")
+        bar.advance(1, 4)
+    assert out.getvalue().splitlines() == ["curvature: 0 %", "curvature: 25 %"]
+    silent = io.StringIO()
+    with Bar(Console(file=silent, width=100), pause=60.0) as bar:
+        bar.advance(1, 4)
+    assert silent.getvalue() == ""
+
+
 def test_many_phases_are_measured_by_what_they_spend():
     class Told(Silent):
         def __init__(self):

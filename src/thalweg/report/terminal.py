@@ -121,9 +121,12 @@ def _text(text: str, style: str = "") -> Text:
 
 
 class Bar:
-    """A progress bar with the time left on a console, shown once the work has taken ``after`` seconds."""
+    """A progress bar with the time left on a console, shown once the work has taken ``after`` seconds.
 
-    def __init__(self, console: Console, after: float = 2.0) -> None:
+    Where the console is no terminal but a log, it is a line every ``pause`` seconds.
+    """
+
+    def __init__(self, console: Console, after: float = 2.0, pause: float = 30.0) -> None:
         self._bar = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -135,7 +138,7 @@ class Bar:
         )
         self._task = self._bar.add_task("starting", total=1.0)
         self._visible_from = time.monotonic() + after
-        self._enabled = console.is_terminal
+        self._console, self._pause, self._next_line = console, pause, time.monotonic() + pause
         self._started = False
 
     def phase(self, label: str) -> None:
@@ -149,9 +152,20 @@ class Bar:
         self._show_when_due()
 
     def _show_when_due(self) -> None:
-        if self._enabled and not self._started and time.monotonic() >= self._visible_from:
+        now = time.monotonic()
+        if not self._console.is_terminal:
+            if now >= self._next_line:
+                self._next_line = now + self._pause
+                self._console.print(self._line(), highlight=False, soft_wrap=True)
+        elif not self._started and now >= self._visible_from:
             self._bar.start()
             self._started = True
+
+    def _line(self) -> str:
+        task = self._bar.tasks[0]
+        left = task.time_remaining
+        minutes = "" if left is None else ", about {}:{:02} left".format(*divmod(round(left), 60))
+        return f"{task.description}: {task.percentage:.0f} %{minutes}"
 
     def __enter__(self) -> Self:
         return self
