@@ -18,7 +18,7 @@ from thalweg.kernels.ridge import Criterion, choose_ridge, decompose, solve
 from thalweg.kernels.similarity import effective_rank, target_alignment
 from thalweg.progress import Progress, Silent
 from thalweg.records import Record
-from thalweg.report.document import Document, Facts, Headline, Note, Table, significant
+from thalweg.report.document import Document, Facts, Headline, Note, Table, signed, significant
 
 __all__ = ["Compared", "KernelComparison", "compare_kernels"]
 
@@ -77,13 +77,14 @@ class KernelComparison(Record):
             )
         elif rest:
             said += ", and no other comes near"
-        columns = ("kernel", "error", "behind the best", "right", "ridge", "alignment")
+        right = ("right",) if best.accuracy is not None else ()
+        columns = ("kernel", "error", "behind the best", *right, "ridge", "alignment")
         rows = tuple(
             (
                 k.name,
-                f"{k.error.value:.3f}",
-                "–" if k is best else f"{k.behind.value:+.3f} ± {_half(k.behind):.3f}",
-                "–" if k.accuracy is None else f"{100 * k.accuracy:.1f} %",
+                significant(k.error.value, 3),
+                "–" if k is best else f"{signed(k.behind.value)} ± {significant(_half(k.behind))}",
+                *(() if k.accuracy is None else (f"{100 * k.accuracy:.1f} %",)),
                 significant(k.ridge),
                 f"{k.alignment:.2f}".replace("-", "−"),
             )
