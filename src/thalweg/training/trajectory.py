@@ -97,7 +97,7 @@ class Trajectory(Record):
             "held-out": ("stopped early", "good"),
             "goal": ("goal reached", "good"),
             "gradient": ("stands still", "neutral"),
-        }.get(self.stopped, ("trained", "good" if self._fell else "neutral"))
+        }.get(self.stopped, self._outcome)
         spent = self.epochs[-1].gradient_equivalents
         blocks: list[Block] = [
             Headline(word, self.reason, tone),  # type: ignore[arg-type]
@@ -112,8 +112,12 @@ class Trajectory(Record):
         return Document(title, tuple(blocks))
 
     @property
-    def _fell(self) -> bool:
-        return self.final.loss < self.epochs[0].loss
+    def _outcome(self) -> tuple[str, str]:
+        """What came of a training that went on for as long as it was meant to: a word and its tone."""
+        first, last = self.epochs[0].loss, self.final.loss
+        if last > first:
+            return "loss rose", "bad"
+        return "trained", "good" if last < first else "neutral"
 
     def _span(self) -> str:
         past = len(self.epochs) - 1
