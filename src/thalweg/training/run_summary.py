@@ -79,6 +79,7 @@ class RunSummary(Record):
         """Describe the run for people."""
         count = f" · {self.num_parameters:,} parameters" if self.num_parameters is not None else ""
         blocks: list[Block] = [Headline(self.state, self.summary, self._tone)]
+        blocks += [Note(note) for note in self.notes]  # first: what is damaged may be why the rest looks odd
         blocks.append(Facts(tuple((one.topic, _sentence(one)) for one in self.findings)))
         table = self._table()
         if table is not None:
@@ -87,7 +88,6 @@ class RunSummary(Record):
                 blocks.append(Note(_UNMEASURED))
         blocks += self.pictures
         blocks += [Note(e.text) for e in self.events if e.kind in {"off", "note", "storage"}]
-        blocks += [Note(note) for note in self.notes]
         blocks.append(Note(self._cost()))
         return Document(
             f"{self.name} · {self.model}{count} · {self.steps:,} steps of {self.optimizer}", tuple(blocks)
