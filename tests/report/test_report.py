@@ -91,6 +91,12 @@ def test_in_a_log_the_bar_is_a_line_now_and_then():
         bar.phase("curvature")
         bar.advance(1, 4)
     assert out.getvalue().splitlines() == ["curvature: 0 %", "curvature: 25 %"]
+    again = io.StringIO()
+    with Bar(Console(file=again, width=100), pause=0.0) as bar:
+        bar.advance(4, 4)
+        bar.phase("[/b] another")
+        bar.advance(1, 4)
+    assert again.getvalue().splitlines()[-1] == "[/b] another: 25 %"
     silent = io.StringIO()
     with Bar(Console(file=silent, width=100), pause=60.0) as bar:
         bar.advance(1, 4)

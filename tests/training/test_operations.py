@@ -67,3 +67,10 @@ def test_a_number_that_python_reads_is_refused():
     x = drawn(3)
     with pytest.raises(TypeError, match="what python does with it stays unseen"):
         written_down(lambda: (x * (1 if x[0] > 0 else 2),), [x])
+
+
+def test_a_shape_that_changes_in_place_is_refused():
+    x = drawn(3, 4)
+    with pytest.raises(TypeError, match="changes the shape of a tensor in place"):
+        written_down(lambda: (x.expand(3, 4).unsqueeze_(1) + 1,), [x])
+    assert x.shape == (3, 4)

@@ -120,7 +120,14 @@ def test_a_training_that_is_past_its_new_end_is_not_gone_on_with(tmp_path):
         train(problem(), "adam", lr=0.05, epochs=2, record=tmp_path, resume=True)
     with pytest.raises(InputError, match=r"longer than 7 steps already.*20 steps or more"):
         train(problem(), "adam", lr=0.05, steps=7, record=tmp_path, resume=True)
+    assert read_run(tmp_path).last_step == 20  # what was refused has hidden nothing
     assert train(problem(), "adam", lr=0.05, epochs=4, record=tmp_path, resume=True).epochs[-1].steps == 20
+
+
+def test_a_folder_in_which_nothing_came_to_begin_is_free(tmp_path):
+    with pytest.raises(InputError, match="budget"):
+        train(problem(), "adam", epochs=1, record=tmp_path, budget=-1)
+    train(problem(), "adam", lr=0.05, epochs=1, record=tmp_path)
 
 
 def test_a_recording_of_another_loop_is_not_gone_on_with(tmp_path):

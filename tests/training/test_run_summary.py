@@ -58,6 +58,11 @@ class TestTheGradientAtTheEnd:
         (found,) = findings(both, None)
         assert "all of it may be noise" in found.sentence
 
+    def test_a_gradient_that_is_zero_all_along_is_said_to_be(self):
+        both = [stretch(i, square=Estimate(0.0, 0.0), raw_square=Estimate(0.0, 0.0)) for i in range(2)]
+        (found,) = findings(both, None)
+        assert "zero all along" in found.sentence
+
     def test_a_norm_that_is_all_noise_is_said_to_be(self):
         ends = stretch(1, square=Estimate(0.0, 1e-5), raw_square=Estimate(0.81, 0.1))
         begins = stretch(0, square=Estimate(1.0, 0.01), raw_square=Estimate(1.0, 0.1))
@@ -130,6 +135,9 @@ class TestFindings:
         at = np.linspace(1, 1000, noises)
         run = run_of(**{"loss/train": losses, "grad/noise": (at, [1.0] * noises)})
         assert len(windows(run)) == cuts
+
+    def test_a_recording_of_the_noise_alone_has_a_stretch(self):
+        assert len(windows(run_of(**{"grad/noise": ([1, 2], [1.0, 1.0])}))) == 1
 
     @pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8, 47, 48, 49, 1000])
     def test_windows_cover_the_run_once(self, count):

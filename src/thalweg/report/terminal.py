@@ -148,6 +148,8 @@ class Bar:
 
     def advance(self, done: float, total: float) -> None:
         """Move the bar."""
+        if self._bar.tasks[0].finished and done < total:  # the time of another phase says nothing of this one
+            self._bar.reset(self._task)
         self._bar.update(self._task, completed=min(done, total), total=total)
         self._show_when_due()
 
@@ -156,7 +158,7 @@ class Bar:
         if not self._console.is_terminal:
             if now >= self._next_line:
                 self._next_line = now + self._pause
-                self._console.print(self._line(), highlight=False, soft_wrap=True)
+                self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
         elif not self._started and now >= self._visible_from:
             self._bar.start()
             self._started = True

@@ -85,6 +85,10 @@ def _gradient(stretches: Sequence[Window]) -> Finding | None:
     norms = [w.norm or (0.0, 0.0, 0.0) for w in seen]
     value, low, high = norms[-1]
     largest = max(v for v, _, _ in norms)
+    if not max(raw) > 0:
+        return Finding(
+            "gradient", "it is zero all along: units are dead, or the loss does not depend on the weights"
+        )
     if not largest > 0:
         return Finding(
             "gradient",

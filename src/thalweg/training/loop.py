@@ -109,18 +109,20 @@ def train(
     known |= {"parameters": measured.train.theta.numel(), "examples": data.examples}
     keeper = Keeper(Path(record), known, resume=resume) if record is not None else None
     with ExitStack() as stack:
-        recorder = None
+        taken = Steps(problem, made, closure, data.examples or measured.train.examples)
+        run = Run(problem, made, taken, measured, data, limit, progress or Silent(), keeper)
+        stored = keeper.stored if keeper is not None else None
+        if stored is not None:
+            run.require_resumable(stored)
         if keeper is not None and record is not None:
-            recorder = stack.enter_context(
+            taken.recorder = stack.enter_context(
                 open_recorder(
                     problem, made, closure, measured.train, record, keeper.resume_from, budget, seed
                 )
             )
-        taken = Steps(problem, made, closure, data.examples or measured.train.examples, recorder)
         stack.enter_context(_conditions(problem.model, seed))
-        run = Run(problem, made, taken, measured, data, limit, progress or Silent(), keeper)
-        if keeper is not None and keeper.stored is not None:
-            run.restore(keeper.stored)
+        if stored is not None:
+            run.restore(stored)
         ended = run.to_its_end()
     ledger = measured.ledger
     return Trajectory(

@@ -29,7 +29,8 @@ def written_down(
         inputs: the tensors that will differ.
 
     Raises:
-        TypeError: where python is given the numbers in a tensor, on which what it does may depend.
+        TypeError: where python is given the numbers in a tensor, on which what it does may depend, or a shape
+            is changed in place.
 
     Cost: one call, about 0.3 ms an operation, and the memory of all that it computes.
     """
@@ -54,6 +55,8 @@ class _Writer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.Tag.inplace_view in func.tags:  # in a graph the input itself would get the new shape
+            raise TypeError(f"{func} changes the shape of a tensor in place")
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor | tuple | list):

@@ -48,14 +48,15 @@ class Keeper:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         self._path, self._settings = folder / STATE, dict(settings)
-        kept = load_state(self._path) if resume else None
-        if not resume and any((folder / name).exists() for name in (META, SCALARS, STATE)):
+        kept, self._again = load_state(self._path), (folder / META).exists()
+        self.stored: dict[str, Any] | None = kept["run"] if kept is not None else None
+        fresh = self.stored is None and not self._again
+        if not resume and (not fresh or (folder / SCALARS).exists()):
             raise InputError(
                 f"there is a recorded training in {str(folder)!r} already, and nothing is ever written over",
                 hint="another folder, or go on with it (resume=True, --resume)",
             )
-        self._again = (folder / META).exists()
-        if kept is not None:
+        if kept is not None and not fresh:
             require_same_training(kept["settings"], self._settings, self._path)
         elif self._again:
             raise InputError(
@@ -64,9 +65,8 @@ class Keeper:
                 cause="it was recorded in a loop of one's own, or the file training.pt is gone",
                 hint="another folder; what was recorded stays readable with thalweg show",
             )
-        self.stored: dict[str, Any] | None = kept["run"] if kept is not None else None
         self._saved, self._took, self._failed = time.perf_counter(), 0.0, False
-        if kept is None:
+        if fresh:
             self._begin(folder)
 
     @property

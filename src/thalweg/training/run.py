@@ -96,8 +96,8 @@ class Run:
             "random": random_states(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned, in a process that has built the same problem anew.
+    def require_resumable(self, state: Mapping[str, Any]) -> None:
+        """Refuse to go on from what `state` returned, before anything is written.
 
         Raises:
             InputError: where the problem's loss at its start is not what it was, or the training has gone on
@@ -114,6 +114,10 @@ class Run:
                 cause="model, data or loss have changed since",
                 hint="another folder for the new problem",
             )
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, in a process that has built the same problem anew."""
+        record = [Epoch(**epoch) for epoch in state["record"]]
         start = Snapshot(self._problem)
         start.adopt(state["now"])
         start.restore()

@@ -73,9 +73,9 @@ class Steps:
         optimizer: over its parameters.
         closure: the kind that the optimiser takes.
         examples: to which the cost is relative.
-        recorder: is handed the loss of each step.
 
     Attributes:
+        recorder: is handed the loss of each step; None for nobody.
         gradient_norm: where the last step began; None where it is not known.
         gradient_equivalents: spent so far.
         num_products: Hessian–vector products so far, or columns of Jacobians.
@@ -87,10 +87,9 @@ class Steps:
         optimizer: torch.optim.Optimizer,
         closure: ClosureKind,
         examples: int,
-        recorder: Recorder | None = None,
     ) -> None:
         self._problem, self._optimizer, self._kind, self._examples = problem, optimizer, closure, examples
-        self._recorder = recorder
+        self.recorder: Recorder | None = None
         self._parameters = problem.parameters()
         self._takes_closure = "closure" in inspect.signature(optimizer.step).parameters
         # Before each step, and the last one at which the loss was finite.
@@ -142,8 +141,8 @@ class Steps:
     def _finite_here(self, loss: Tensor) -> None:
         """Note that the loss at which a step begins is finite."""
         self._before, self._finite = self._finite, self._before
-        if self._recorder is not None:
-            self._recorder.loss(loss)
+        if self.recorder is not None:
+            self.recorder.loss(loss)
 
     def _account(self, closure: _Closure, batch: Batch) -> None:
         last = getattr(self._optimizer, "last", None)

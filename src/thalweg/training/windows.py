@@ -87,7 +87,13 @@ def windows(run: RecordedRun) -> tuple[Window, ...]:
 
     Where those are too few for four stretches, of the loss.
     """
-    for name, least in (("grad/noise", 4 * FEWEST), ("loss/train", 1), ("grad/norm", 1), ("lr", 1)):
+    for name, least in (
+        ("grad/noise", 4 * FEWEST),
+        ("loss/train", 1),
+        ("grad/norm", 1),
+        ("lr", 1),
+        ("grad/noise", 1),
+    ):
         steps, _ = run.series(name)
         if len(steps) >= least:
             break
