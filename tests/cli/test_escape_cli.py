@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.test_cli import run
+from tests.selection import some
 from thalweg.cli.main import main
 from thalweg.problem.intact import random_state_kept
 from thalweg.problem.problem import Problem
@@ -47,7 +48,7 @@ def thalweg(tmp_path, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", some([".safetensors", ".pt"], now=1))
 def test_the_new_weights_lie_beside_the_checkpoint_which_stays(tmp_path, thalweg, suffix):
     checkpoint = stored(tmp_path, "digits-saddle", suffix)
     before = digest(checkpoint)
@@ -119,6 +120,7 @@ def test_a_function_tells_its_new_point_and_writes_nothing(tmp_path, thalweg):
     assert names(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_users_problem_names_the_file(tmp_path):
     (tmp_path / "train.py").write_text(
         textwrap.dedent(

@@ -39,7 +39,7 @@ def error(model, truth):
 
 
 @each_model
-@pytest.mark.parametrize("factor", some([2.0**-60, 3e-7, 4.0, 1e9], now=2))
+@pytest.mark.parametrize("factor", some([3e-7, 2.0**-60, 4.0, 1e9], now=1))
 def test_a_multiple_of_the_data_gives_that_multiple_of_the_completion(model, factor):
     _, entries = low_rank((20, 15), 1, 0.8)
     exactly = np.frexp(factor)[0] == 0.5  # then nothing is rounded, and every step is the same

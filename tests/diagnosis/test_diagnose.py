@@ -121,7 +121,7 @@ def test_a_token_model_with_dict_batches_is_diagnosed():
     assert found.evidence.heldout_loss is not None
 
 
-@pytest.mark.parametrize("budget", [30, 60, 120])
+@pytest.mark.parametrize("budget", some([60, 30, 120], now=1))
 def test_a_smaller_budget_weakens_the_claim_honestly(budget):
     problem = Problem.builtin("digits-saddle")
     found = diagnose(problem, budget=budget)
