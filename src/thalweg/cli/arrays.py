@@ -20,7 +20,6 @@ __all__ = [
     "computed_in",
     "read_array",
     "read_data",
-    "require_new",
     "require_usable",
     "require_varied",
     "standardised",
@@ -167,19 +166,6 @@ def standardised(
 def computed_in(x: NDArray[Any]) -> type[np.float32] | type[np.float64]:
     """Return the precision in which a kernel of ``x`` is computed."""
     return np.float32 if x.dtype == np.float32 else np.float64
-
-
-def require_new(path: Path | None) -> None:
-    """Refuse an array's path that exists, before any work is done.
-
-    Raises:
-        InputError: then.
-    """
-    if path is not None and os.path.lexists(path):
-        raise InputError(
-            f"{str(path)!r} exists already, and nothing is ever written over",
-            hint="--output with another name, or move it away",
-        )
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:

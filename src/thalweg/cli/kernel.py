@@ -16,7 +16,6 @@ from thalweg.cli.arrays import (
     DataSet,
     computed_in,
     read_data,
-    require_new,
     require_usable,
     require_varied,
     standardised,
@@ -115,8 +114,11 @@ def _fit(
     output: Path | None,
 ) -> None:
     """Fit the kernel to DATA; the ridge is chosen on DATA alone, never on --test."""
+    from thalweg.completion.table import require_new
+
     require_writable(json_path, output)
-    require_new(output)
+    if output is not None:
+        require_new(output)
     if output is not None and test is None:
         raise click.BadParameter("there is nothing to predict without --test", param_hint="--output")
     with working() as bar:
@@ -132,7 +134,7 @@ def _fit(
         classes = _are_classes(y, task)
         estimator = NTKClassifier if classes else NTKRegressor
         model = estimator(name, depth=depth, kernel_params=settings, ridge=chosen)
-        if not classes and y.dtype.kind not in "fiub":
+        if not classes and not _are_numbers(y):
             raise InputError(
                 "these targets are not numbers", got=repr(str(y[0])), hint="--task classification"
             )
@@ -278,8 +280,12 @@ def _required(y: NDArray[Any] | None, data: Path) -> NDArray[Any]:
     return y
 
 
+def _are_numbers(y: NDArray[Any]) -> bool:
+    return y.dtype.kind in "fiub"
+
+
 def _are_classes(y: NDArray[Any], task: str) -> bool:
-    numbers = y.dtype.kind in "fiub"
+    numbers = _are_numbers(y)
     whole = not numbers or bool(np.all(y == np.round(y)))
     if task == "auto":
         return not numbers or (whole and len(np.unique(y)) <= _FEW)
@@ -296,13 +302,13 @@ def _are_classes(y: NDArray[Any], task: str) -> bool:
 
 def _require_alike(y: NDArray[Any], held_out: NDArray[Any], *, classes: bool) -> None:
     """Refuse held-out targets that cannot be compared with those of the training examples."""
-    if (y.dtype.kind in "fiub") != (held_out.dtype.kind in "fiub"):
-        words = [
-            f"numbers such as {t[0]}" if t.dtype.kind in "fiub" else f"text such as {str(t[0])!r}"
+    if _are_numbers(y) != _are_numbers(held_out):
+        ours, theirs = (
+            f"numbers such as {t[0]}" if _are_numbers(t) else f"text such as {str(t[0])!r}"
             for t in (y, held_out)
-        ]
+        )
         raise InputError(
-            "the targets of --test are of another kind than those of DATA", expected=words[0], got=words[1]
+            "the targets of --test are of another kind than those of DATA", expected=ours, got=theirs
         )
     if classes and not np.isin(held_out, y).any():
         raise InputError(

@@ -28,10 +28,10 @@ def command(run: Path, json_path: str | None, html_path: Path | None, figures: P
     thalweg train digits-cnn --epochs 40 --record runs/a
     thalweg show runs/a --html run.html
     """
-    require_writable(json_path, html_path)
     from thalweg.training.recorded import read_run
     from thalweg.training.run_summary import summarise
 
+    require_writable(json_path, html_path)
     summary = summarise(read_run(run))
     if figures is not None:
         summary.save_figures(figures)

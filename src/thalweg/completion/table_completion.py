@@ -31,9 +31,7 @@ from thalweg.report.document import Block, Document, Facts, Headline, Note, Tabl
 __all__ = ["Candidate", "TableCompletion", "complete"]
 
 STARTS = 5  # of the last fit at most
-POOR = (
-    1.5  # times the upper end of the error: what the last fit has at its few own held-out entries by chance
-)
+POOR = 1.5  # times the upper end of the error: more than the last fit's few held-out entries show by chance
 _EXACT_UP_TO = 40_000  # entries of a matrix for which the exact nuclear norm is held against the rest
 _BASELINES = {"bias": "effects of rows and columns", "mean": "mean", None: "zero"}
 _Array = NDArray[Any]
@@ -249,7 +247,6 @@ def complete(
     errors = np.empty(len(entries))
     for k, depth in enumerate(chosen):
         errors[fold == k] = squared[f"depth {depth}"][fold == k]
-    told.phase(f"depth {best} on all entries")
     error = mean_over_entries(errors, entries.rows, entries.columns)
     expected = POOR * math.sqrt(max(error.upper(0.975), 0.0))
     models = _from_starts(best, options, entries, expected, told)
@@ -283,11 +280,11 @@ def _from_starts(
     """
     models: list[DeepMatrixFactorization] = []
     for k in range(STARTS):
+        told.phase(f"depth {depth} on all entries" + (", from another start" if k else ""))
         start = {**options, "random_state": options["random_state"] + k}
         models.append(DeepMatrixFactorization(depth, **start).fit(entries, progress=told))
         if not models[-1].validation_rmse_ > expected:
             break
-        told.phase(f"depth {depth} on all entries, from another start")
     return models
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thalweg.estimates import Estimate
-from thalweg.report.document import Tone, significant
+from thalweg.report.document import Tone, signed, significant
 from thalweg.training.windows import PathShape, Window
 
 __all__ = ["Finding", "GradientEnd", "findings", "gradient_end", "trend"]
@@ -44,7 +44,8 @@ def trend(stretches: Sequence[Window]) -> tuple[str, str, Tone]:
     if len(losses) < 2:
         return "short", f"{whole}: too few steps to say more", "neutral"
     change = _difference(last, losses[-2])
-    said = f"{significant(abs(change.value))} ± {significant(change.stderr, 1)}"
+    error = significant(change.stderr, 1)
+    said = f"{significant(abs(change.value))} ± {error}"
     begin, end = stretches[-1].begin, stretches[-1].end
     where = f"in the last stretch (steps {begin:,} to {end:,}, against the one before)"
     low, high = change.interval()
@@ -52,8 +53,8 @@ def trend(stretches: Sequence[Window]) -> tuple[str, str, Tone]:
         return "falling", f"{whole} and still falls, by {said} {where}", "good"
     if low > 0:
         return "rising", f"{whole} and rises, by {said} {where}", "bad"
-    signed = f"{'−' if change.value < 0 else '+'}{said}"
-    return "levelled", f"{whole}; no change is to be seen at the end, {signed} {where}", "neutral"
+    drift = f"{signed(change.value)} ± {error}"
+    return "levelled", f"{whole}; no change is to be seen at the end, {drift} {where}", "neutral"
 
 
 def gradient_end(stretches: Sequence[Window]) -> GradientEnd:
