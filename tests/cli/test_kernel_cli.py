@@ -248,3 +248,6 @@ class TestRefusals:
         assert code == 2
         assert "never loaded" in err
         assert "pickle" not in err
+        code, _, err = thalweg("fit", "pickle.npz")
+        assert code == 2
+        assert "does not exist" in err

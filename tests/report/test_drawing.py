@@ -149,6 +149,14 @@ def test_every_reference_inside_a_drawing_leads_somewhere_and_colours_have_class
     assert "style=" not in svg
 
 
+@pytest.mark.parametrize("number", [1, 6, 7, 13])
+def test_every_line_is_told_apart_also_where_the_colours_come_round(number):
+    lines = [Series(f"s{i}", (0.0, 1.0), (float(i), 2.0 * i)) for i in range(number)]
+    drawn = [tag for tag in re.findall(r"<path [^>]*>", to_svg(figure(line(*lines)))) if '"1.6"' in tag]
+    looks = {tuple(re.findall(r' stroke(?:-dasharray)?="([^"]*)"', tag)) for tag in drawn}
+    assert len(looks) == number
+
+
 def test_all_of_a_curve_is_in_view():
     svg = to_svg(figure(line(Series("f", (0.0, 15.0, 30.0), (5.0, 7.0, 9.0)))))
     assert {"0", "30", "5", "9"} <= set(words(svg))

@@ -258,7 +258,7 @@ def _number(cell: str, path: Path, line: int) -> float:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     missing = isinstance(error, FileNotFoundError)
-    if "pickle" in str(error):
+    if isinstance(error, ValueError) and "pickle" in str(error):  # numpy's words, not the file's name
         return InputError(
             f"{str(path)!r} cannot be read",
             expected="arrays of numbers or text in numpy's format",

@@ -39,6 +39,7 @@ _SHAPES = {
     "point": (".", "ink"),
 }
 _DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_LINES = ("-", ":", "-.")  # where the colours come round again
 _TONES = {"plain": "sky", "good": "blue", "bad": "vermilion", "neutral": "faint"}
 _LEVELS = 14
 
@@ -116,12 +117,13 @@ def _lines(panel: LinePlot, axes: Any) -> None:
     shapes = cycle("oDs^")
     for i, series in enumerate(panel.series):
         shape = "" if series.style in {"line", "dashed"} else next(shapes)
-        _one_series(series, axes, LIGHT[SERIES[i % len(SERIES)]], shape)
+        line = _LINES[i // len(SERIES) % len(_LINES)] if series.style == "line" else "--"
+        _one_series(series, axes, LIGHT[SERIES[i % len(SERIES)]], shape, line)
     _references(panel.references, axes)
     _marks(panel.marks, axes)
 
 
-def _one_series(series: Series, axes: Any, colour: str, shape: str) -> None:
+def _one_series(series: Series, axes: Any, colour: str, shape: str, drawn: str) -> None:
     x, y = np.asarray(series.x, dtype=float), np.asarray(series.y, dtype=float)
     label = one_line(series.label, 60) or "_"
     errors = None
@@ -129,7 +131,7 @@ def _one_series(series: Series, axes: Any, colour: str, shape: str) -> None:
         lower, upper = np.asarray(series.lower, dtype=float), np.asarray(series.upper, dtype=float)
         errors = np.nan_to_num(np.maximum([y - lower, upper - y], 0.0), posinf=0.0)
     if series.style in {"line", "dashed"}:
-        axes.plot(x, y, color=colour, label=label, ls="-" if series.style == "line" else "--")
+        axes.plot(x, y, color=colour, label=label, ls=drawn)
         if errors is not None:
             axes.fill_between(x, y - errors[0], y + errors[1], color=colour, alpha=0.2, lw=0)
         return
