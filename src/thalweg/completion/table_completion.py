@@ -244,10 +244,7 @@ def complete(
     chosen = _choices(squared, depths, fold)
     best = min(depths, key=lambda depth: float(squared[f"depth {depth}"].mean()))
     candidates = _candidates(entries, squared, depths, best)
-    errors = np.empty(len(entries))
-    for k, depth in enumerate(chosen):
-        errors[fold == k] = squared[f"depth {depth}"][fold == k]
-    error = mean_over_entries(errors, entries.rows, entries.columns)
+    error = _error_of_choice(entries, squared, chosen, fold)
     expected = POOR * math.sqrt(max(error.upper(0.975), 0.0))
     models = _from_starts(best, options, entries, expected, told)
     model = min(models, key=lambda m: m.validation_rmse_)  # NaN only alone
@@ -351,6 +348,16 @@ def _choices(squared: Mapping[str, _Array], depths: Sequence[int], fold: _Array)
         min(depths, key=lambda depth: float(squared[f"depth {depth}"][fold != k].mean()))
         for k in range(int(fold.max()) + 1)
     ]
+
+
+def _error_of_choice(
+    entries: Observations, squared: Mapping[str, _Array], chosen: Sequence[int], fold: _Array
+) -> Estimate:
+    """Return the mean squared error of the depth that was chosen without the fold it is measured on."""
+    errors = np.empty(len(entries))
+    for k, depth in enumerate(chosen):
+        errors[fold == k] = squared[f"depth {depth}"][fold == k]
+    return mean_over_entries(errors, entries.rows, entries.columns)
 
 
 def _notes(
