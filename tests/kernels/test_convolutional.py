@@ -87,8 +87,9 @@ def test_a_slow_program_with_four_axes_agrees(case):
         assert kernel[0, 0] == pytest.approx(truth, rel=1e-12)
 
 
-def test_many_images_and_threads_give_the_same_bits_as_single_pairs():
-    x, z = images(5, 2, 6, 6), images(9, 2, 6, 6, seed=1)
+@pytest.mark.parametrize("side", [6, 12])  # one group of tiles, and three, which the pairs of a block share
+def test_many_images_and_threads_give_the_same_bits_as_single_pairs(side):
+    x, z = images(5, 2, side, side), images(9, 2, side, side, seed=1)
     whole = cntk(x, z, depth=5, threads=2)
     for i, j in itertools.product(range(5), range(9)):
         assert cntk(x[i : i + 1], z[j : j + 1], depth=5, threads=1)[0, 0] == whole[i, j]
