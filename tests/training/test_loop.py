@@ -20,7 +20,7 @@ from thalweg.problem.intact import random_state_kept
 from thalweg.problem.problem import Problem
 from thalweg.training.loop import train
 from thalweg.training.stopping import Limit, best_of, ended
-from thalweg.training.trajectory import Epoch
+from thalweg.training.trajectory import Epoch, direction
 
 CPU = torch.device("cpu")
 
@@ -543,3 +543,24 @@ class TestTheRecord:
         assert told.last == (3, 3)
         train(sorting(), steps=7, progress=told)
         assert told.last == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        (2.0, 1.0, "fell"),
+        (1.0, 2.0, "rose"),
+        (1.431, 1.4312, "stayed"),
+        (0.0, 0.0, "stayed"),
+        (1, -1, "fell"),
+    ],
+)
+def test_a_loss_moves_only_as_far_as_its_digits_show(first, last, said):
+    assert direction(first, last) == said
+
+
+def test_a_training_that_ends_above_its_start_is_headed_so():
+    x = torch.linspace(-1, 1, 8)[:, None]
+    model = seeded(lambda: nn.Linear(1, 1), 0)
+    said = str(train(Problem(model, nn.MSELoss(), (x, 2 * x)), "sgd", lr=3.0, batch_size="all", epochs=3))
+    assert "LOSS ROSE" in said

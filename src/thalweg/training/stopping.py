@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from thalweg.errors import InputError
 from thalweg.optim.stop_rule import StopRule
 from thalweg.report.document import significant
-from thalweg.training.trajectory import Epoch, Stopped
+from thalweg.training.trajectory import Epoch, Stopped, direction
 
 __all__ = ["End", "Limit", "best_of", "diverged", "ended", "require_not_past"]
 
@@ -96,7 +96,9 @@ def best_of(record: Sequence[Epoch]) -> int:
 
 def _change(record: Sequence[Epoch]) -> str:
     first, last = record[0].loss, record[-1].loss
-    word = "fell" if last < first else "rose" if last > first else "stayed"
+    word = direction(first, last)
+    if word == "stayed":
+        return f"the training loss stayed at {significant(last, 3)}"
     return f"the training loss {word} from {significant(first, 3)} to {significant(last, 3)}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from thalweg.records import Cost, Provenance, Record
 from thalweg.report.document import Block, Curves, Document, Facts, Headline, Note, significant
 
-__all__ = ["Epoch", "Stopped", "Trajectory"]
+__all__ = ["Epoch", "Stopped", "Trajectory", "direction"]
 
 Stopped = Literal["epochs", "steps", "goal", "gradient", "held-out", "diverged"]
 
@@ -114,10 +114,11 @@ class Trajectory(Record):
     @property
     def _outcome(self) -> tuple[str, str]:
         """What came of a training that went on for as long as it was meant to: a word and its tone."""
-        first, last = self.epochs[0].loss, self.final.loss
-        if last > first:
-            return "loss rose", "bad"
-        return "trained", "good" if last < first else "neutral"
+        return {
+            "fell": ("trained", "good"),
+            "rose": ("loss rose", "bad"),
+            "stayed": ("trained", "neutral"),
+        }[direction(self.epochs[0].loss, self.final.loss)]
 
     def _span(self) -> str:
         past = len(self.epochs) - 1
@@ -154,3 +155,10 @@ class Trajectory(Record):
         if self.num_examples == self.batch_size:
             return text + (", on all the examples at once" if self.batch_size > 1 else "")
         return text + f", {self.batch_size} example{'' if self.batch_size == 1 else 's'} each"
+
+
+def direction(first: float, last: float) -> Literal["fell", "rose", "stayed"]:
+    """Say what a loss did, as far as the three digits that are shown tell."""
+    if significant(first, 3) == significant(last, 3):
+        return "stayed"
+    return "fell" if last < first else "rose"
