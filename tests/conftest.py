@@ -2,6 +2,7 @@
 
 import gc
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,12 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
     torch.set_num_threads(1)  # the matrices are small; threads would only wait for each other
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C also where the shell that began the run in the background told it not to."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
